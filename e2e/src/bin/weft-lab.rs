@@ -1,0 +1,2 @@
+//! weft-lab
+fn main() {}
