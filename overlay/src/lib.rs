@@ -1,1 +1,12 @@
-//! Placeholder.
+//! What an overlay network is.
+//!
+//! Reads top-down as the story of the system: [`id`] names things, [`model`] says what is stored, [`keys`] where,
+//! [`txn`] how it is changed. Everything but [`store`] (feature `store`) is pure: no clock, no file, no socket.
+
+pub mod codec;
+pub mod id;
+pub mod keys;
+pub mod model;
+#[cfg(feature = "store")]
+pub mod store;
+pub mod txn;
