@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The per-host daemon of Weft.
+
+pub mod netns;

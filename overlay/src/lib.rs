@@ -5,6 +5,7 @@
 
 pub mod codec;
 pub mod id;
+pub mod kernel;
 pub mod keys;
 pub mod model;
 #[cfg(feature = "store")]
