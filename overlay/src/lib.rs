@@ -4,10 +4,13 @@
 //! [`txn`] how it is changed. Everything but [`store`] (feature `store`) is pure: no clock, no file, no socket.
 
 pub mod codec;
+pub mod desired;
 pub mod id;
 pub mod kernel;
 pub mod keys;
 pub mod model;
+pub mod plan;
 #[cfg(feature = "store")]
 pub mod store;
 pub mod txn;
+pub mod view;
