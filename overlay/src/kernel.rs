@@ -279,27 +279,16 @@ impl KernelState {
             .take_while(move |(id, _)| id.network() == Some(network))
     }
 
-    /// Replaces what is known within a scope by what was read.
-    pub fn absorb(&mut self, scope: &Scope, read: Self) {
-        match scope {
-            // Sandboxes are read by themselves only: a dump of the namespaces of the node does not enter containers.
-            Scope::Everything => self.objects.retain(|id, _| id.is_sandbox()),
-            Scope::Node => self.objects.retain(|id, _| matches!(id, ObjectId::Network(..))),
-            Scope::Network(network) => {
-                self.objects.retain(|id, _| id.network() != Some(*network) || id.is_sandbox());
-            }
-            Scope::Objects(ids) => {
-                for id in ids {
-                    self.objects.remove(id);
-                }
-            }
-            Scope::Sandboxes(places) => {
-                for id in places.keys() {
-                    self.objects.remove(id);
-                }
-            }
-        }
+    /// Replaces what is known within a scope by what was read; answers the ids that differ from what was known.
+    pub fn absorb(&mut self, scope: &Scope, read: Self) -> BTreeSet<ObjectId> {
+        let (covered, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.objects).into_iter().partition(|(id, _)| scope.covers(id));
+        self.objects = kept;
+        let vanished = covered.keys().filter(|id| !read.objects.contains_key(id)).cloned();
+        let new = read.objects.iter().filter(|(id, object)| covered.get(id) != Some(object)).map(|(id, _)| id.clone());
+        let differing = vanished.chain(new).collect();
         self.objects.extend(read.objects);
+        differing
     }
 }
 
@@ -342,6 +331,19 @@ pub enum Scope {
     Objects(BTreeSet<ObjectId>),
     /// The insides of these containers.
     Sandboxes(BTreeMap<ObjectId, Place>),
+}
+
+impl Scope {
+    /// Whether an object is read with this scope. Dumps of a node's namespaces do not enter containers.
+    pub fn covers(&self, id: &ObjectId) -> bool {
+        match self {
+            Self::Everything => !id.is_sandbox(),
+            Self::Node => id.network().is_none(),
+            Self::Network(network) => id.network() == Some(*network) && !id.is_sandbox(),
+            Self::Objects(ids) => ids.contains(id),
+            Self::Sandboxes(places) => places.contains_key(id),
+        }
+    }
 }
 
 /// One write.

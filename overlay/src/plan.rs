@@ -43,6 +43,7 @@ pub fn plan<'a>(view: &NodeView, observed: &KernelState, ids: impl IntoIterator<
             }
             (Wanted::Exactly(_), Some(Object::Gone)) => plan.obstacles.extend(gone(id)),
             (Wanted::Exactly(desired), Some(object)) if desired == *object => {}
+            (Wanted::Exactly(_), None) if has_no_sandbox(observed, id) => {}
             (Wanted::Exactly(_), _) if id.network().is_some_and(|network| is_blocked(observed, network)) => {}
             (Wanted::Exactly(desired), Some(object)) => {
                 plan.steps.push(Step::Replace { id: id.clone(), observed: object.clone(), desired })
@@ -65,6 +66,13 @@ pub fn plan_everything(view: &NodeView, observed: &KernelState) -> Plan {
 fn is_blocked(observed: &KernelState, network: NetworkId) -> bool {
     let bridge = observed.objects.get(&ObjectId::Network(network, NetworkObject::Bridge));
     matches!(bridge, Some(Object::Foreign(_)))
+}
+
+/// Without its container's namespace a port cannot be made.
+fn has_no_sandbox(observed: &KernelState, id: &ObjectId) -> bool {
+    let ObjectId::Network(network, NetworkObject::Port(endpoint)) = id else { return false };
+    let sandbox = observed.objects.get(&ObjectId::Network(*network, NetworkObject::Sandbox(*endpoint)));
+    matches!(sandbox, Some(Object::Gone))
 }
 
 fn gone(id: &ObjectId) -> Option<Obstacle> {

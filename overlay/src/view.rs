@@ -57,6 +57,7 @@ pub struct NodeView {
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
     quarantine: BTreeMap<Vec<u8>, String>,
+    changes: BTreeSet<(NetworkId, IpAddr)>,
 }
 
 /// One network that the node follows.
@@ -100,6 +101,7 @@ impl NodeView {
             pending: BTreeMap::new(),
             detaching: BTreeSet::new(),
             quarantine: BTreeMap::new(),
+            changes: BTreeSet::new(),
         }
     }
 
@@ -195,6 +197,12 @@ impl NodeView {
         registered.or_else(pending).filter(|leg| !self.detaching.contains(&leg.record.id))
     }
 
+    /// Which endpoint records changed since this was last asked, for those who keep something derived from them. They
+    /// look up what the record is now.
+    pub fn take_changes(&mut self) -> BTreeSet<(NetworkId, IpAddr)> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// Begins to follow a network: nothing about it is concluded until it has been listed.
     pub fn follow(&mut self, network: NetworkId) {
         self.networks.entry(network).or_default();
@@ -203,7 +211,9 @@ impl NodeView {
     /// Stops following a network. Everything of it on this node is then unwanted.
     pub fn unfollow(&mut self, network: NetworkId) -> BTreeSet<ObjectId> {
         let affected = self.all_of(network);
-        self.networks.remove(&network);
+        if let Some(view) = self.networks.remove(&network) {
+            self.changes.extend(view.endpoints.keys().map(|ip| (network, *ip)));
+        }
         let keyspace = self.keys.network(network);
         self.quarantine.retain(|key, _| !keyspace.contains(key));
         affected
@@ -424,6 +434,7 @@ impl NodeView {
     ) -> BTreeSet<ObjectId> {
         let mut affected = BTreeSet::new();
         let Some(view) = self.networks.get_mut(&network) else { return affected };
+        self.changes.insert((network, ip));
         let before = view.unindex(ip);
         if let Some(stored) = &endpoint {
             view.index(ip, stored.clone());
