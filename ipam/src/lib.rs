@@ -9,11 +9,15 @@
 //! a [`std::time::Duration`] since a monotonic start of the caller's choosing, seeds are arguments.
 //! Nothing here knows where blocks and endpoints are recorded.
 
+pub mod dual_stack;
+pub mod reserved;
 pub mod subnet;
 
 mod address;
 mod seed;
 
+pub use dual_stack::DualStack;
+pub use reserved::{Reserved, ReservedAddresses};
 pub use subnet::choice::{choose_subnet, choose_ula};
 pub use subnet::conflict::{Taken, first_conflict, overlap};
 pub use subnet::range::IpRange;
