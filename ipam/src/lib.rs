@@ -9,15 +9,19 @@
 //! a [`std::time::Duration`] since a monotonic start of the caller's choosing, seeds are arguments.
 //! Nothing here knows where blocks and endpoints are recorded.
 
+pub mod block;
 pub mod dual_stack;
 pub mod reserved;
+pub mod static_address;
 pub mod subnet;
 
 mod address;
 mod seed;
 
+pub use block::{Block, BlockLayout, block_prefix_len, offline_reserve};
 pub use dual_stack::DualStack;
 pub use reserved::{Reserved, ReservedAddresses};
+pub use static_address::{BlockOwner, StaticVerdict, judge_static};
 pub use subnet::choice::{choose_subnet, choose_ula};
 pub use subnet::conflict::{Taken, first_conflict, overlap};
 pub use subnet::range::IpRange;
