@@ -11,6 +11,7 @@
 
 pub mod block;
 pub mod dual_stack;
+pub mod exhaustion;
 pub mod pool;
 pub mod reserved;
 pub mod static_address;
@@ -21,6 +22,7 @@ mod seed;
 
 pub use block::{Block, BlockLayout, block_prefix_len, offline_reserve};
 pub use dual_stack::DualStack;
+pub use exhaustion::{Exhaustion, OwnerUsage};
 pub use pool::{Counts, NodePool};
 pub use reserved::{Reserved, ReservedAddresses};
 pub use static_address::{BlockOwner, StaticVerdict, judge_static};
