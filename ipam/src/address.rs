@@ -39,9 +39,7 @@ pub(crate) fn with_bits(like: IpAddr, bits: u128) -> IpAddr {
 /// First and last address of a network, as numbers.
 pub(crate) fn span(network: IpNetwork) -> (u128, u128) {
     let host_bits = width(network.ip()) - network.prefix();
-    let hosts = u128::MAX
-        .checked_shr(u32::from(128 - host_bits))
-        .unwrap_or(0);
+    let hosts = u128::MAX.checked_shr(u32::from(128 - host_bits)).unwrap_or(0);
     let first = bits(network.ip()) & !hosts;
     (first, first | hosts)
 }
@@ -80,9 +78,6 @@ mod tests {
         let v6: IpNetwork = "::a00:0/104".parse().unwrap();
 
         assert!(!nests(v4, v6));
-        assert!(!nests(
-            "::/0".parse().unwrap(),
-            "10.0.0.0/8".parse().unwrap()
-        ));
+        assert!(!nests("::/0".parse().unwrap(), "10.0.0.0/8".parse().unwrap()));
     }
 }

@@ -72,9 +72,7 @@ pub enum BlockError {
         prefix_len: u8,
     },
     /// More than [`MAX_BLOCK_SIZE`] addresses, or a length that the family does not have.
-    #[error(
-        "blocks of {range} cannot have length /{prefix_len}; use at most {MAX_BLOCK_SIZE} addresses"
-    )]
+    #[error("blocks of {range} cannot have length /{prefix_len}; use at most {MAX_BLOCK_SIZE} addresses")]
     Size {
         /// The range that is cut into blocks.
         range: IpNetwork,
@@ -147,8 +145,7 @@ pub fn offline_reserve(block: Block) -> Option<RangeInclusive<IpAddr>> {
 impl Block {
     /// A block from its first address and prefix length, as a record holds them.
     pub fn new(base: IpAddr, prefix_len: u8) -> Result<Self, BlockError> {
-        let network = IpNetwork::new(base, prefix_len)
-            .map_err(|_| BlockError::PrefixLen { base, prefix_len })?;
+        let network = IpNetwork::new(base, prefix_len).map_err(|_| BlockError::PrefixLen { base, prefix_len })?;
         if u32::from(address::width(base) - prefix_len) > MAX_BLOCK_SIZE.ilog2() {
             return Err(BlockError::PrefixLen { base, prefix_len });
         }
@@ -220,11 +217,7 @@ impl BlockLayout {
         if prefix_len < range.prefix() {
             return Err(BlockError::LargerThanRange { range, prefix_len });
         }
-        Ok(Self {
-            subnet,
-            range,
-            prefix_len,
-        })
+        Ok(Self { subnet, range, prefix_len })
     }
 
     /// The whole subnet.
@@ -255,9 +248,7 @@ impl BlockLayout {
     /// The block that holds `ip`; none outside the range that is cut into blocks.
     pub fn block_of(&self, ip: IpAddr) -> Option<Block> {
         let offset = address::bits(ip).checked_sub(address::bits(self.range.ip()))?;
-        self.range
-            .contains(ip)
-            .then(|| self.block_at(offset / u128::from(self.block_size())))
+        self.range.contains(ip).then(|| self.block_at(offset / u128::from(self.block_size())))
     }
 
     /// Checks that `block` is one of the layout's.
@@ -265,11 +256,7 @@ impl BlockLayout {
         if self.block_of(block.base) == Some(block) {
             return Ok(());
         }
-        Err(BlockError::Foreign {
-            block,
-            range: self.range,
-            prefix_len: self.prefix_len,
-        })
+        Err(BlockError::Foreign { block, range: self.range, prefix_len: self.prefix_len })
     }
 
     /// The blocks that a node may try to claim, best first.

@@ -25,9 +25,7 @@ pub struct DualStack {
 #[non_exhaustive]
 pub enum DualStackError {
     /// Two subnets of one family, or in the wrong order.
-    #[error(
-        "subnets {v4} and {v6} are not an IPv4 and an IPv6 subnet; give one of each with --subnet"
-    )]
+    #[error("subnets {v4} and {v6} are not an IPv4 and an IPv6 subnet; give one of each with --subnet")]
     Families {
         /// What was given as IPv4 subnet.
         v4: Subnet,
@@ -100,11 +98,7 @@ impl DualStack {
 
     /// The IPv4 address, as a number, whose counterpart is the first address of the IPv6 subnet.
     fn low_bits_of_zero(&self) -> u128 {
-        if self.v6.prefix_len() <= WHOLE_V4_PREFIX_LEN {
-            0
-        } else {
-            address::bits(self.v4.base())
-        }
+        if self.v6.prefix_len() <= WHOLE_V4_PREFIX_LEN { 0 } else { address::bits(self.v4.base()) }
     }
 }
 
@@ -121,19 +115,9 @@ mod tests {
     fn embeds_whole_addresses_or_offsets() {
         let cases = [
             ("fd00:1::/64", "10.32.0.0/20", "10.32.0.5", "fd00:1::a20:5"),
-            (
-                "fd00:1::/96",
-                "10.32.0.0/20",
-                "10.32.15.255",
-                "fd00:1::a20:fff",
-            ),
+            ("fd00:1::/96", "10.32.0.0/20", "10.32.15.255", "fd00:1::a20:fff"),
             ("fd00:1::/97", "10.32.0.0/20", "10.32.0.5", "fd00:1::5"),
-            (
-                "fd00:1::/116",
-                "10.32.0.0/20",
-                "10.32.15.255",
-                "fd00:1::fff",
-            ),
+            ("fd00:1::/116", "10.32.0.0/20", "10.32.15.255", "fd00:1::fff"),
             ("fd00:1::f0/124", "10.0.0.16/28", "10.0.0.17", "fd00:1::f1"),
         ];
         for (v6, v4, address, expected) in cases {
@@ -148,21 +132,10 @@ mod tests {
 
     #[test]
     fn most_ipv6_addresses_are_no_counterpart() {
-        let pair =
-            DualStack::new("10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()).unwrap();
+        let pair = DualStack::new("10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()).unwrap();
 
-        for address in [
-            "fd00::1",
-            "fd00::a00:100",
-            "fd00::1:a00:1",
-            "fd01::a00:1",
-            "10.0.0.1",
-        ] {
-            assert_eq!(
-                pair.counterpart(address.parse().unwrap()),
-                None,
-                "{address}"
-            );
+        for address in ["fd00::1", "fd00::a00:100", "fd00::1:a00:1", "fd01::a00:1", "10.0.0.1"] {
+            assert_eq!(pair.counterpart(address.parse().unwrap()), None, "{address}");
         }
     }
 
@@ -175,17 +148,8 @@ mod tests {
         let swapped = DualStack::new(v6, v4).unwrap_err();
         let outside = embed_v4(v6, v4, Ipv4Addr::new(10, 33, 0, 1)).unwrap_err();
 
-        assert!(
-            small.to_string().contains("too small for IPv4 subnet"),
-            "{small}"
-        );
-        assert!(
-            matches!(swapped, DualStackError::Families { .. }),
-            "{swapped}"
-        );
-        assert!(
-            matches!(outside, DualStackError::Outside { .. }),
-            "{outside}"
-        );
+        assert!(small.to_string().contains("too small for IPv4 subnet"), "{small}");
+        assert!(matches!(swapped, DualStackError::Families { .. }), "{swapped}");
+        assert!(matches!(outside, DualStackError::Outside { .. }), "{outside}");
     }
 }

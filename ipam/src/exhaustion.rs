@@ -50,11 +50,7 @@ impl Exhaustion {
         mut owners: Vec<OwnerUsage>,
     ) -> Self {
         owners.sort_by(|a, b| {
-            (Reverse(a.held), Reverse(a.blocks), &a.owner).cmp(&(
-                Reverse(b.held),
-                Reverse(b.blocks),
-                &b.owner,
-            ))
+            (Reverse(a.held), Reverse(a.blocks), &a.owner).cmp(&(Reverse(b.held), Reverse(b.blocks), &b.owner))
         });
         Self {
             subnet: layout.subnet(),
@@ -83,11 +79,8 @@ impl Exhaustion {
 
     /// The report's first line, without the list of owners: for a log.
     pub fn headline(&self) -> String {
-        let range = if self.range == self.subnet.network() {
-            String::new()
-        } else {
-            format!(" (range {})", self.range)
-        };
+        let range =
+            if self.range == self.subnet.network() { String::new() } else { format!(" (range {})", self.range) };
         format!(
             "no free address in subnet {}{range}: {}, {} reserved, {} usable",
             self.subnet,
@@ -131,10 +124,7 @@ impl fmt::Display for Exhaustion {
         self.write_owners(f)?;
         if self.resting_blocks > 0 {
             let blocks = counted(self.resting_blocks as u128, "block", "blocks");
-            writeln!(
-                f,
-                "  {blocks} between owners, free again within two minutes"
-            )?;
+            writeln!(f, "  {blocks} between owners, free again within two minutes")?;
         }
         if self.legs_matter() {
             writeln!(
@@ -144,21 +134,14 @@ impl fmt::Display for Exhaustion {
                 self.usable(),
             )?;
         }
-        write!(
-            f,
-            "remove containers, or make the network with a larger --subnet"
-        )
+        write!(f, "remove containers, or make the network with a larger --subnet")
     }
 }
 
 impl fmt::Display for OwnerUsage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let blocks = counted(self.blocks as u128, "block", "blocks");
-        write!(
-            f,
-            "{}: {blocks}, {} held, {} free",
-            self.owner, self.held, self.free
-        )?;
+        write!(f, "{}: {blocks}, {} held, {} free", self.owner, self.held, self.free)?;
         match self.cooling {
             Some(cooling) => write!(f, " ({cooling} cooling)"),
             None => Ok(()),
@@ -193,28 +176,14 @@ mod tests {
 
     #[test]
     fn sums_up_a_long_list_and_leaves_out_what_does_not_matter() {
-        let owners = (0..14)
-            .map(|node| OwnerUsage {
-                cooling: None,
-                ..usage(&format!("h{node:02}"), 10)
-            })
-            .collect();
+        let owners = (0..14).map(|node| OwnerUsage { cooling: None, ..usage(&format!("h{node:02}"), 10) }).collect();
 
         let text = exhaustion("10.9.0.0/22", 0, owners).to_string();
 
-        assert!(
-            text.contains("  h09: 10 blocks, 10 held, 0 free\n"),
-            "{text}"
-        );
+        assert!(text.contains("  h09: 10 blocks, 10 held, 0 free\n"), "{text}");
         assert!(!text.contains("h10"), "{text}");
-        assert!(
-            text.contains("  4 nodes more: 40 blocks, 40 held, 0 free\n"),
-            "{text}"
-        );
-        assert!(
-            !text.contains("leg") && !text.contains("between owners"),
-            "{text}"
-        );
+        assert!(text.contains("  4 nodes more: 40 blocks, 40 held, 0 free\n"), "{text}");
+        assert!(!text.contains("leg") && !text.contains("between owners"), "{text}");
     }
 
     #[test]
@@ -241,12 +210,6 @@ mod tests {
     }
 
     fn usage(owner: &str, held: usize) -> OwnerUsage {
-        OwnerUsage {
-            owner: owner.to_owned(),
-            blocks: held,
-            held,
-            free: 0,
-            cooling: Some(0),
-        }
+        OwnerUsage { owner: owner.to_owned(), blocks: held, held, free: 0, cooling: Some(0) }
     }
 }

@@ -122,10 +122,7 @@ impl NodePool {
 
     /// Gives up a block in which this node holds no address.
     pub fn remove_block(&mut self, block: Block) -> Result<(), PoolError> {
-        let owned = self
-            .blocks
-            .get(&block)
-            .ok_or(PoolError::BlockNotOwned { block })?;
+        let owned = self.blocks.get(&block).ok_or(PoolError::BlockNotOwned { block })?;
         if owned.held() > 0 {
             let held = owned.held();
             return Err(PoolError::BlockInUse { block, held });
@@ -215,11 +212,7 @@ impl NodePool {
     /// ahead of need would starve others.
     pub fn needs_block(&self, now: Duration) -> bool {
         let wanted = LOW_WATER.max(self.capacity.div_ceil(4));
-        let enough = self
-            .queue
-            .keys()
-            .nth(wanted - 1)
-            .is_some_and(|turn| !turn.is_cooling(self.cooldown, now));
+        let enough = self.queue.keys().nth(wanted - 1).is_some_and(|turn| !turn.is_cooling(self.cooldown, now));
         self.layout.block_size() > 1 && !enough
     }
 
@@ -277,20 +270,15 @@ impl NodePool {
             Slot::Held => AddressState::Held,
             Slot::Foreign => AddressState::Foreign,
             Slot::Contested => AddressState::Contested,
-            Slot::Free(turn) if turn.is_cooling(self.cooldown, now) => AddressState::Cooling {
-                until: turn.ready(self.cooldown),
-            },
+            Slot::Free(turn) if turn.is_cooling(self.cooldown, now) => {
+                AddressState::Cooling { until: turn.ready(self.cooldown) }
+            }
             Slot::Free(_) => AddressState::Free,
         };
         Some(state)
     }
 
-    fn insert_block(
-        &mut self,
-        block: Block,
-        now: Duration,
-        released: Option<Duration>,
-    ) -> Result<(), PoolError> {
+    fn insert_block(&mut self, block: Block, now: Duration, released: Option<Duration>) -> Result<(), PoolError> {
         self.layout.check_block(block)?;
         if self.blocks.contains_key(&block) {
             return Err(PoolError::BlockOwned { block });
@@ -335,10 +323,7 @@ impl NodePool {
 
     /// Puts the address at the end of the line for its release time.
     fn enqueue(&mut self, ip: IpAddr, released: Option<Duration>) -> Slot {
-        let turn = Turn {
-            released,
-            sequence: self.next_sequence,
-        };
+        let turn = Turn { released, sequence: self.next_sequence };
         self.next_sequence += 1;
         self.queue.insert(turn, ip);
         Slot::Free(turn)
@@ -349,11 +334,7 @@ impl NodePool {
         let previous = self
             .layout
             .block_of(ip)
-            .and_then(|block| {
-                self.blocks
-                    .get_mut(&block)?
-                    .replace(block.offset(ip)?, next)
-            })
+            .and_then(|block| self.blocks.get_mut(&block)?.replace(block.offset(ip)?, next))
             .ok_or(PoolError::NotOwned { ip })?;
         if let Slot::Free(turn) = previous {
             self.queue.remove(&turn);

@@ -52,9 +52,7 @@ pub enum ReservedError {
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     /// An auxiliary address that is not in the subnet.
-    #[error(
-        "auxiliary address {address} is outside subnet {subnet}; leave it out, nothing is handed out there"
-    )]
+    #[error("auxiliary address {address} is outside subnet {subnet}; leave it out, nothing is handed out there")]
     AuxiliaryOutside {
         /// What was given.
         address: IpAddr,
@@ -73,11 +71,7 @@ pub struct ReservedAddresses {
 impl ReservedAddresses {
     /// The edges of the subnet, its gateways and its auxiliary addresses. An address given twice
     /// is a gateway first.
-    pub fn new(
-        subnet: Subnet,
-        gateways: &[IpAddr],
-        auxiliary: &[IpAddr],
-    ) -> Result<Self, ReservedError> {
+    pub fn new(subnet: Subnet, gateways: &[IpAddr], auxiliary: &[IpAddr]) -> Result<Self, ReservedError> {
         let mut reasons = BTreeMap::new();
         for address in auxiliary.iter().copied() {
             if !subnet.contains(address) {
@@ -89,11 +83,7 @@ impl ReservedAddresses {
             subnet.check_gateway(gateway)?;
             reasons.insert(gateway, Reserved::Gateway);
         }
-        let first = if subnet.is_ipv4() {
-            Reserved::Network
-        } else {
-            Reserved::SubnetRouterAnycast
-        };
+        let first = if subnet.is_ipv4() { Reserved::Network } else { Reserved::SubnetRouterAnycast };
         reasons.insert(subnet.base(), first);
         if let Some(broadcast) = subnet.broadcast() {
             reasons.insert(broadcast, Reserved::Broadcast);
@@ -109,9 +99,7 @@ impl ReservedAddresses {
         if pair.v4() == self.subnet {
             for address in ipv6.reasons.keys() {
                 if let Some(v4) = pair.counterpart(*address) {
-                    self.reasons
-                        .entry(IpAddr::V4(v4))
-                        .or_insert(Reserved::Counterpart);
+                    self.reasons.entry(IpAddr::V4(v4)).or_insert(Reserved::Counterpart);
                 }
             }
         }
@@ -135,9 +123,7 @@ impl ReservedAddresses {
 
     /// How many reserved addresses `network` holds.
     pub fn count_in(&self, network: IpNetwork) -> usize {
-        self.reasons
-            .range(network.network()..=network.broadcast())
-            .count()
+        self.reasons.range(network.network()..=network.broadcast()).count()
     }
 }
 
@@ -148,9 +134,7 @@ mod tests {
     #[test]
     fn edges_and_gateways_are_reserved() {
         let subnet = "10.0.0.0/24".parse().unwrap();
-        let reserved =
-            ReservedAddresses::new(subnet, &[ip("10.0.0.1")], &[ip("10.0.0.9"), ip("10.0.0.1")])
-                .unwrap();
+        let reserved = ReservedAddresses::new(subnet, &[ip("10.0.0.1")], &[ip("10.0.0.9"), ip("10.0.0.1")]).unwrap();
 
         let cases = [
             ("10.0.0.0", Some(Reserved::Network)),
@@ -174,13 +158,7 @@ mod tests {
 
         let all: Vec<_> = reserved.iter().collect();
 
-        assert_eq!(
-            all,
-            [
-                (ip("fd00::"), Reserved::SubnetRouterAnycast),
-                (ip("fd00::1"), Reserved::Gateway)
-            ]
-        );
+        assert_eq!(all, [(ip("fd00::"), Reserved::SubnetRouterAnycast), (ip("fd00::1"), Reserved::Gateway)]);
     }
 
     #[test]
@@ -190,10 +168,7 @@ mod tests {
         let aux = ReservedAddresses::new(subnet, &[], &[ip("10.0.1.1")]).unwrap_err();
         let gateway = ReservedAddresses::new(subnet, &[ip("10.0.0.255")], &[]).unwrap_err();
 
-        assert!(
-            aux.to_string().contains("10.0.1.1 is outside subnet"),
-            "{aux}"
-        );
+        assert!(aux.to_string().contains("10.0.1.1 is outside subnet"), "{aux}");
         assert!(gateway.to_string().contains("broadcast"), "{gateway}");
     }
 
@@ -204,9 +179,7 @@ mod tests {
         let pair = DualStack::new(v4, v6).unwrap();
         let ipv6 = ReservedAddresses::new(v6, &[ip("fd00::a00:7")], &[]).unwrap();
 
-        let reserved = ReservedAddresses::new(v4, &[ip("10.0.0.1")], &[])
-            .unwrap()
-            .with_counterparts(&pair, &ipv6);
+        let reserved = ReservedAddresses::new(v4, &[ip("10.0.0.1")], &[]).unwrap().with_counterparts(&pair, &ipv6);
 
         assert_eq!(reserved.reason(ip("10.0.0.7")), Some(Reserved::Counterpart));
         assert_eq!(reserved.reason(ip("10.0.0.1")), Some(Reserved::Gateway));

@@ -20,9 +20,9 @@ pub(crate) fn place(seed: u64, count: u128) -> u128 {
 
 /// A number from arbitrary bytes: FNV-1a (64 bits), then mixed.
 pub(crate) fn from_bytes(bytes: &[u8]) -> u64 {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     mix(hash)
 }
 

@@ -119,19 +119,10 @@ impl<N: ToString> StaticVerdict<N> {
                 let reason = *reason;
                 Some(StaticRefusal::Reserved { ip, reason, subnet })
             }
-            Self::InForeignBlock {
-                owner,
-                block,
-                reserve: true,
-            } => offline_reserve(*block).map(|kept| StaticRefusal::OfflineReserve {
-                ip,
-                owner: owner.to_string(),
-                first: *kept.start(),
-                last: *kept.end(),
+            Self::InForeignBlock { owner, block, reserve: true } => offline_reserve(*block).map(|kept| {
+                StaticRefusal::OfflineReserve { ip, owner: owner.to_string(), first: *kept.start(), last: *kept.end() }
             }),
-            Self::InForeignBlock { reserve: false, .. } | Self::InOwnBlock(_) | Self::Unowned => {
-                None
-            }
+            Self::InForeignBlock { reserve: false, .. } | Self::InOwnBlock(_) | Self::Unowned => None,
         }
     }
 }
@@ -174,10 +165,7 @@ mod tests {
     fn blocks_of_one_address_have_no_reserve() {
         let layout = BlockLayout::new("10.0.0.0/24".parse().unwrap(), None, 32).unwrap();
 
-        assert_eq!(
-            judge("10.0.0.17", &layout),
-            foreign(block("10.0.0.17", 32), false)
-        );
+        assert_eq!(judge("10.0.0.17", &layout), foreign(block("10.0.0.17", 32), false));
     }
 
     #[test]
@@ -185,14 +173,8 @@ mod tests {
         let layout = BlockLayout::new("10.0.0.0/20".parse().unwrap(), None, 28).unwrap();
         let cases = [
             ("10.1.0.5", Some("10.1.0.5 is outside subnet 10.0.0.0/20")),
-            (
-                "10.0.0.1",
-                Some("10.0.0.1 is a gateway of subnet 10.0.0.0/20"),
-            ),
-            (
-                "10.0.0.28",
-                Some("kept by node h2, which may hand out 10.0.0.28 to 10.0.0.31"),
-            ),
+            ("10.0.0.1", Some("10.0.0.1 is a gateway of subnet 10.0.0.0/20")),
+            ("10.0.0.28", Some("kept by node h2, which may hand out 10.0.0.28 to 10.0.0.31")),
             ("10.0.0.27", None),
             ("10.0.0.5", None),
             ("10.0.0.33", None),
@@ -211,21 +193,15 @@ mod tests {
     fn judge(address: &str, layout: &BlockLayout) -> StaticVerdict<&'static str> {
         let subnet = layout.subnet();
         let reserved = ReservedAddresses::new(subnet, &[subnet.default_gateway()], &[]).unwrap();
-        judge_static(ip(address), layout, &reserved, |block| {
-            match block.base().to_string().as_str() {
-                "10.0.0.0" => Some(BlockOwner::Own),
-                "10.0.0.16" | "10.0.0.17" => Some(BlockOwner::Other("h2")),
-                _ => None,
-            }
+        judge_static(ip(address), layout, &reserved, |block| match block.base().to_string().as_str() {
+            "10.0.0.0" => Some(BlockOwner::Own),
+            "10.0.0.16" | "10.0.0.17" => Some(BlockOwner::Other("h2")),
+            _ => None,
         })
     }
 
     fn foreign(block: Block, reserve: bool) -> StaticVerdict<&'static str> {
-        StaticVerdict::InForeignBlock {
-            owner: "h2",
-            block,
-            reserve,
-        }
+        StaticVerdict::InForeignBlock { owner: "h2", block, reserve }
     }
 
     fn block(base: &str, prefix_len: u8) -> Block {

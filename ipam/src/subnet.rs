@@ -76,9 +76,7 @@ pub enum SubnetError {
 #[non_exhaustive]
 pub enum GatewayError {
     /// Not an address of the subnet.
-    #[error(
-        "gateway {gateway} is outside subnet {subnet}; choose an address inside it with --gateway"
-    )]
+    #[error("gateway {gateway} is outside subnet {subnet}; choose an address inside it with --gateway")]
     Outside {
         /// What was given.
         gateway: IpAddr,
@@ -109,28 +107,17 @@ impl Subnet {
     pub fn new(network: IpNetwork) -> Result<Self, SubnetError> {
         let right = canonical(network);
         if right != network {
-            return Err(SubnetError::HostBits {
-                given: network,
-                network: right,
-            });
+            return Err(SubnetError::HostBits { given: network, network: right });
         }
         let allowed = match network {
             IpNetwork::V4(_) => V4_PREFIX_LEN,
             IpNetwork::V6(_) => V6_PREFIX_LEN,
         };
         if !allowed.contains(&network.prefix()) {
-            return Err(SubnetError::PrefixLen {
-                network,
-                min: *allowed.start(),
-                max: *allowed.end(),
-            });
+            return Err(SubnetError::PrefixLen { network, min: *allowed.start(), max: *allowed.end() });
         }
         if let Some((range, purpose)) = special_purpose(network) {
-            return Err(SubnetError::SpecialPurpose {
-                network,
-                purpose,
-                range,
-            });
+            return Err(SubnetError::SpecialPurpose { network, purpose, range });
         }
         Ok(Self(network))
     }
@@ -201,9 +188,7 @@ impl FromStr for Subnet {
     type Err = SubnetError;
 
     fn from_str(text: &str) -> Result<Self, SubnetError> {
-        Self::new(parse_network(text).ok_or_else(|| SubnetError::Malformed {
-            input: excerpt(text),
-        })?)
+        Self::new(parse_network(text).ok_or_else(|| SubnetError::Malformed { input: excerpt(text) })?)
     }
 }
 
@@ -251,8 +236,7 @@ fn excerpt(text: &str) -> String {
 
 /// The network with its host bits cleared.
 fn canonical(network: IpNetwork) -> IpNetwork {
-    IpNetwork::new(network.network(), network.prefix())
-        .expect("a prefix length that was valid stays valid")
+    IpNetwork::new(network.network(), network.prefix()).expect("a prefix length that was valid stays valid")
 }
 
 /// The special-purpose range that `network` overlaps, with its purpose (RFC 6890).
@@ -373,11 +357,7 @@ mod tests {
     fn refuses_a_gateway_that_no_host_may_have() {
         let cases = [
             ("10.0.0.0/24", "10.0.0.254", None),
-            (
-                "10.0.0.0/24",
-                "10.0.1.1",
-                Some("outside subnet 10.0.0.0/24"),
-            ),
+            ("10.0.0.0/24", "10.0.1.1", Some("outside subnet 10.0.0.0/24")),
             ("10.0.0.0/24", "fd00::1", Some("outside subnet 10.0.0.0/24")),
             ("10.0.0.0/24", "10.0.0.0", Some("such as 10.0.0.1")),
             ("10.0.0.0/24", "10.0.0.255", Some("broadcast address")),

@@ -1,5 +1,8 @@
 //! The per-host daemon of Weft.
 
 pub mod api;
+pub mod container;
+pub mod identity;
 pub mod netns;
 pub mod reconciler;
+pub mod underlay;

@@ -36,11 +36,7 @@ fn block_length_follows_the_table() {
 #[test]
 fn block_length_follows_a_range_within_the_subnet() {
     let subnet: Subnet = "10.0.0.0/16".parse().unwrap();
-    let cases = [
-        ("10.0.0.0/16", 27),
-        ("10.0.16.0/20", 28),
-        ("10.0.1.64/26", 32),
-    ];
+    let cases = [("10.0.0.0/16", 27), ("10.0.16.0/20", 28), ("10.0.1.64/26", 32)];
     for (range, expected) in cases {
         let range = IpRange::parse(subnet, range).unwrap();
         let prefix_len = block_prefix_len(subnet, Some(range));
@@ -98,14 +94,8 @@ fn refuses_layouts_that_do_not_tile() {
     let larger = BlockLayout::new(subnet, Some(range), 27).unwrap_err();
     let outside = BlockLayout::new(subnet, Some(other), 27).unwrap_err();
 
-    assert!(
-        matches!(larger, BlockError::LargerThanRange { .. }),
-        "{larger}"
-    );
-    assert!(
-        matches!(outside, BlockError::RangeOutside { .. }),
-        "{outside}"
-    );
+    assert!(matches!(larger, BlockError::LargerThanRange { .. }), "{larger}");
+    assert!(matches!(outside, BlockError::RangeOutside { .. }), "{outside}");
     for prefix_len in [33, 255, 19, 0] {
         let error = BlockLayout::new(subnet, None, prefix_len).unwrap_err();
         assert!(matches!(error, BlockError::Size { .. }), "{error}");
@@ -116,14 +106,9 @@ fn refuses_layouts_that_do_not_tile() {
 fn candidates_visit_each_free_block_once() {
     let layout = layout("10.0.0.0/20", 28);
     let reserved = reserved("10.0.0.0/20");
-    let claimed: BTreeSet<Block> = layout
-        .candidates(1, &reserved, |_| false)
-        .take(100)
-        .collect();
+    let claimed: BTreeSet<Block> = layout.candidates(1, &reserved, |_| false).take(100).collect();
 
-    let rest: Vec<Block> = layout
-        .candidates(2, &reserved, |block| claimed.contains(&block))
-        .collect();
+    let rest: Vec<Block> = layout.candidates(2, &reserved, |block| claimed.contains(&block)).collect();
 
     assert_eq!(rest.len(), 156);
     let all: BTreeSet<Block> = rest.iter().chain(&claimed).copied().collect();
@@ -135,16 +120,11 @@ fn candidates_leave_out_blocks_of_reserved_addresses_only() {
     let layout = layout("10.0.0.0/29", 32);
     let reserved = reserved("10.0.0.0/29");
 
-    let mut bases: Vec<String> = layout
-        .candidates(7, &reserved, |_| false)
-        .map(|block| block.base().to_string())
-        .collect();
+    let mut bases: Vec<String> =
+        layout.candidates(7, &reserved, |_| false).map(|block| block.base().to_string()).collect();
 
     bases.sort();
-    assert_eq!(
-        bases,
-        ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]
-    );
+    assert_eq!(bases, ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
 }
 
 #[test]
@@ -164,9 +144,8 @@ fn candidates_stay_in_the_range() {
 fn a_huge_subnet_is_searched_from_the_seeded_place() {
     let layout = layout("fd00::/64", 124);
     let reserved = reserved("fd00::/64");
-    let starts: BTreeSet<Block> = (0..50)
-        .filter_map(|seed| layout.candidates(seed, &reserved, |_| false).next())
-        .collect();
+    let starts: BTreeSet<Block> =
+        (0..50).filter_map(|seed| layout.candidates(seed, &reserved, |_| false).next()).collect();
 
     assert_eq!(starts.len(), 50);
     let high = "fd00::8000:0:0:0".parse::<IpAddr>().unwrap();
@@ -185,9 +164,8 @@ fn the_offline_reserve_is_the_top_quarter() {
     ];
     for (base, prefix_len, expected) in cases {
         let block = Block::new(base.parse().unwrap(), prefix_len).unwrap();
-        let range = expected.map(|(first, last)| {
-            RangeInclusive::new(first.parse::<IpAddr>().unwrap(), last.parse().unwrap())
-        });
+        let range =
+            expected.map(|(first, last)| RangeInclusive::new(first.parse::<IpAddr>().unwrap(), last.parse().unwrap()));
         assert_eq!(offline_reserve(block), range, "{block}");
     }
 }

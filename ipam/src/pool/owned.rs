@@ -24,8 +24,7 @@ pub(super) struct Turn {
 impl Turn {
     /// When the address may be handed out.
     pub(super) fn ready(&self, cooldown: Duration) -> Duration {
-        self.released
-            .map_or(Duration::ZERO, |released| released.saturating_add(cooldown))
+        self.released.map_or(Duration::ZERO, |released| released.saturating_add(cooldown))
     }
 
     pub(super) fn is_cooling(&self, cooldown: Duration, now: Duration) -> bool {
@@ -45,17 +44,8 @@ pub(super) struct OwnedBlock {
 impl OwnedBlock {
     /// A block whose addresses are all reserved or free.
     pub(super) fn new(added: Duration, slots: Vec<Slot>) -> Self {
-        let capacity = slots
-            .iter()
-            .filter(|slot| matches!(slot, Slot::Free(_)))
-            .count();
-        Self {
-            added,
-            slots,
-            capacity,
-            held: 0,
-            foreign: 0,
-        }
+        let capacity = slots.iter().filter(|slot| matches!(slot, Slot::Free(_))).count();
+        Self { added, slots, capacity, held: 0, foreign: 0 }
     }
 
     /// When the node took the block up.

@@ -9,19 +9,12 @@ fn hands_out_never_used_addresses_first_then_the_longest_released() {
     let taken: Vec<String> = (0..4).map(|_| take(&mut pool, 0).unwrap()).collect();
     assert_eq!(taken, ["10.0.1.0", "10.0.1.1", "10.0.1.2", "10.0.1.3"]);
     for (second, address) in ["10.0.1.2", "10.0.1.0", "10.0.1.3"].iter().enumerate() {
-        pool.release(ip(address), seconds(10 + second as u64))
-            .unwrap();
+        pool.release(ip(address), seconds(10 + second as u64)).unwrap();
     }
 
     let order: Vec<Option<String>> = (69..74).map(|second| take(&mut pool, second)).collect();
 
-    let expected = [
-        None,
-        Some("10.0.1.2"),
-        Some("10.0.1.0"),
-        Some("10.0.1.3"),
-        None,
-    ];
+    let expected = [None, Some("10.0.1.2"), Some("10.0.1.0"), Some("10.0.1.3"), None];
     assert_eq!(order, expected.map(|address| address.map(str::to_owned)));
 }
 
@@ -72,18 +65,12 @@ fn a_users_choice_may_be_cooling_but_not_in_use() {
     let mut pool = pool("10.0.0.0/16", 30, &["10.0.1.0"]);
     let chosen = ip("10.0.1.2");
     pool.take_specific(chosen).unwrap();
-    assert_eq!(
-        pool.take_specific(chosen),
-        Err(PoolError::Held { ip: chosen })
-    );
+    assert_eq!(pool.take_specific(chosen), Err(PoolError::Held { ip: chosen }));
     pool.release(chosen, seconds(5)).unwrap();
 
     assert_eq!(pool.take_specific(chosen), Ok(()));
     let other = ip("10.0.2.1");
-    assert_eq!(
-        pool.take_specific(other),
-        Err(PoolError::NotOwned { ip: other })
-    );
+    assert_eq!(pool.take_specific(other), Err(PoolError::NotOwned { ip: other }));
 }
 
 #[test]
@@ -106,10 +93,7 @@ fn a_second_release_changes_nothing() {
 
     assert_eq!(again, Err(PoolError::NotHeld { ip: address }));
     let until = seconds(61);
-    assert_eq!(
-        pool.state(address, seconds(60)),
-        Some(AddressState::Cooling { until })
-    );
+    assert_eq!(pool.state(address, seconds(60)), Some(AddressState::Cooling { until }));
     assert_eq!(pool.state(address, until), Some(AddressState::Free));
     for stranger in ["10.0.9.9", "10.1.0.0", "fd00::1", "10.0.1.3"] {
         assert!(pool.release(ip(stranger), seconds(2)).is_err());
@@ -123,15 +107,9 @@ fn passes_over_addresses_that_other_nodes_have() {
     let address = ip("10.0.1.1");
     assert_eq!(pool.mark_foreign(address), Ok(ForeignMark::Foreign));
     assert_eq!(pool.mark_foreign(address), Ok(ForeignMark::Foreign));
-    assert_eq!(
-        pool.take_specific(address),
-        Err(PoolError::Foreign { ip: address })
-    );
+    assert_eq!(pool.take_specific(address), Err(PoolError::Foreign { ip: address }));
     assert_eq!(pool.hold(address), Err(PoolError::Foreign { ip: address }));
-    assert_eq!(
-        pool.release(address, seconds(1)),
-        Err(PoolError::NotHeld { ip: address })
-    );
+    assert_eq!(pool.release(address, seconds(1)), Err(PoolError::NotHeld { ip: address }));
     let others: Vec<String> = std::iter::from_fn(|| take(&mut pool, 0)).collect();
     assert_eq!(others, ["10.0.1.0", "10.0.1.2", "10.0.1.3"]);
 
@@ -148,10 +126,7 @@ fn an_address_lost_to_another_node_becomes_foreign_on_release() {
     let mut pool = pool("10.0.0.0/16", 30, &["10.0.1.0"]);
     let address = pool.take(seconds(0)).unwrap();
     assert_eq!(pool.mark_foreign(address), Ok(ForeignMark::Contested));
-    assert_eq!(
-        pool.state(address, seconds(0)),
-        Some(AddressState::Contested)
-    );
+    assert_eq!(pool.state(address, seconds(0)), Some(AddressState::Contested));
     assert_eq!(pool.counts(seconds(0)), counts(3, 1, 0, 0));
 
     pool.release(address, seconds(1)).unwrap();
@@ -174,8 +149,7 @@ fn a_contested_address_is_ours_again_when_the_other_leaves_first() {
 #[test]
 fn after_journal_loss_every_free_address_cools_down() {
     let mut pool = pool("10.0.0.0/16", 30, &[]);
-    pool.add_block_cooling(block("10.0.1.0", 30), seconds(100))
-        .unwrap();
+    pool.add_block_cooling(block("10.0.1.0", 30), seconds(100)).unwrap();
     pool.hold(ip("10.0.1.0")).unwrap();
 
     assert_eq!(pool.counts(seconds(159)), counts(0, 1, 3, 0));
@@ -191,32 +165,18 @@ fn what_the_journal_knows_survives_a_restart() {
         before.release(ip(address), seconds(released)).unwrap();
     }
     let journal: Vec<_> = before.cooling(seconds(40)).collect();
-    assert_eq!(
-        journal,
-        [(ip("10.0.1.1"), seconds(30)), (ip("10.0.1.3"), seconds(20))]
-    );
+    assert_eq!(journal, [(ip("10.0.1.1"), seconds(30)), (ip("10.0.1.3"), seconds(20))]);
 
     let mut after = pool("10.0.0.0/16", 30, &["10.0.1.0"]);
     for (address, released) in journal {
         after.restore_cooling(address, released).unwrap();
     }
 
-    let order: Vec<Option<String>> = [41, 41, 41, 80, 80, 90]
-        .into_iter()
-        .map(|second| take(&mut after, second))
-        .collect();
-    let expected = [
-        Some("10.0.1.0"),
-        Some("10.0.1.2"),
-        None,
-        Some("10.0.1.3"),
-        None,
-        Some("10.0.1.1"),
-    ];
+    let order: Vec<Option<String>> =
+        [41, 41, 41, 80, 80, 90].into_iter().map(|second| take(&mut after, second)).collect();
+    let expected = [Some("10.0.1.0"), Some("10.0.1.2"), None, Some("10.0.1.3"), None, Some("10.0.1.1")];
     assert_eq!(order, expected.map(|address| address.map(str::to_owned)));
-    let held = after
-        .restore_cooling(ip("10.0.1.0"), seconds(1))
-        .unwrap_err();
+    let held = after.restore_cooling(ip("10.0.1.0"), seconds(1)).unwrap_err();
     assert!(matches!(held, PoolError::Held { .. }), "{held}");
 }
 
@@ -261,10 +221,7 @@ fn gives_back_old_idle_blocks_but_never_the_last() {
     pool.add_block(block("10.0.3.0", 30), seconds(20)).unwrap();
     let returnable = |pool: &NodePool, now: u64| -> Vec<String> {
         let blocks = pool.returnable(seconds(now), MIN_RETURN_AGE);
-        blocks
-            .iter()
-            .map(|block| block.base().to_string())
-            .collect()
+        blocks.iter().map(|block| block.base().to_string()).collect()
     };
 
     assert_eq!(returnable(&pool, 59), Vec::<String>::new());
@@ -285,19 +242,10 @@ fn a_block_in_use_stays() {
 
     let refused = pool.remove_block(used).unwrap_err();
 
-    assert_eq!(
-        refused,
-        PoolError::BlockInUse {
-            block: used,
-            held: 1
-        }
-    );
+    assert_eq!(refused, PoolError::BlockInUse { block: used, held: 1 });
     pool.release(ip("10.0.1.3"), seconds(1)).unwrap();
     pool.remove_block(used).unwrap();
-    assert_eq!(
-        pool.remove_block(used),
-        Err(PoolError::BlockNotOwned { block: used })
-    );
+    assert_eq!(pool.remove_block(used), Err(PoolError::BlockNotOwned { block: used }));
     assert_eq!(pool.capacity(), 4);
     let rest: Vec<String> = std::iter::from_fn(|| take(&mut pool, 500)).collect();
     assert_eq!(rest, ["10.0.2.0", "10.0.2.1", "10.0.2.2", "10.0.2.3"]);
@@ -309,15 +257,8 @@ fn refuses_blocks_that_it_has_or_that_are_not_the_networks() {
     pool.hold(ip("10.0.1.1")).unwrap();
     let owned = block("10.0.1.0", 30);
 
-    assert_eq!(
-        pool.add_block(owned, seconds(9)),
-        Err(PoolError::BlockOwned { block: owned })
-    );
-    for stranger in [
-        block("10.0.1.0", 29),
-        block("10.1.0.0", 30),
-        block("fd00::", 124),
-    ] {
+    assert_eq!(pool.add_block(owned, seconds(9)), Err(PoolError::BlockOwned { block: owned }));
+    for stranger in [block("10.0.1.0", 29), block("10.1.0.0", 30), block("fd00::", 124)] {
         let error = pool.add_block(stranger, seconds(9)).unwrap_err();
         assert!(matches!(error, PoolError::Block(_)), "{error}");
     }
@@ -341,12 +282,7 @@ fn take(pool: &mut NodePool, second: u64) -> Option<String> {
 }
 
 fn counts(free: usize, held: usize, cooling: usize, foreign: usize) -> Counts {
-    Counts {
-        free,
-        held,
-        cooling,
-        foreign,
-    }
+    Counts { free, held, cooling, foreign }
 }
 
 fn block(base: &str, prefix_len: u8) -> Block {

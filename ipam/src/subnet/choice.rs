@@ -32,9 +32,7 @@ const ULA_ATTEMPTS: u64 = 1024;
 #[non_exhaustive]
 pub enum ChooseSubnetError {
     /// The pool cannot be cut into subnets of that length.
-    #[error(
-        "pool {pool} cannot be cut into subnets of length /{prefix_len}; choose one with --subnet"
-    )]
+    #[error("pool {pool} cannot be cut into subnets of length /{prefix_len}; choose one with --subnet")]
     PrefixLen {
         /// Where to choose from.
         pool: IpNetwork,
@@ -68,12 +66,7 @@ pub enum ChooseSubnetError {
 ///
 /// The first candidate is given by `seed`, the others follow it, around the end of the pool.
 /// Default routes in `taken` are ignored, as [`first_conflict`] does.
-pub fn choose_subnet(
-    pool: IpNetwork,
-    prefix_len: u8,
-    taken: &[Taken],
-    seed: u64,
-) -> Result<Subnet, ChooseSubnetError> {
+pub fn choose_subnet(pool: IpNetwork, prefix_len: u8, taken: &[Taken], seed: u64) -> Result<Subnet, ChooseSubnetError> {
     let pool = canonical(pool);
     if prefix_len < pool.prefix() || prefix_len > address::width(pool.ip()) {
         return Err(ChooseSubnetError::PrefixLen { pool, prefix_len });
@@ -86,11 +79,7 @@ pub fn choose_subnet(
     let index = grid
         .first_clear(start, grid.last, &used)
         .or_else(|| grid.first_clear(0, start, &used))
-        .ok_or(ChooseSubnetError::Exhausted {
-            pool,
-            prefix_len,
-            taken: used.len(),
-        })?;
+        .ok_or(ChooseSubnetError::Exhausted { pool, prefix_len, taken: used.len() })?;
     Subnet::new(grid.subnet(index)).map_err(|source| ChooseSubnetError::Pool { pool, source })
 }
 
@@ -147,12 +136,7 @@ impl Grid {
     fn new(pool: IpNetwork, prefix_len: u8) -> Self {
         let (base, end) = address::span(pool);
         let host_bits = u32::from(address::width(pool.ip()) - prefix_len);
-        Self {
-            pool,
-            prefix_len,
-            base,
-            last: (end - base).checked_shr(host_bits).unwrap_or(0),
-        }
+        Self { pool, prefix_len, base, last: (end - base).checked_shr(host_bits).unwrap_or(0) }
     }
 
     fn subnet(&self, index: u128) -> IpNetwork {
@@ -204,9 +188,8 @@ mod tests {
     fn starts_where_the_seed_says() {
         let pool = default_pool();
 
-        let chosen: Vec<Subnet> = (0..20)
-            .map(|seed| choose_subnet(pool, DEFAULT_PREFIX_LEN, &[], seed).unwrap())
-            .collect();
+        let chosen: Vec<Subnet> =
+            (0..20).map(|seed| choose_subnet(pool, DEFAULT_PREFIX_LEN, &[], seed).unwrap()).collect();
 
         let mut different = chosen.clone();
         different.sort_unstable();
@@ -219,10 +202,8 @@ mod tests {
     #[test]
     fn finds_the_only_free_one_from_every_start() {
         let pool = "10.32.0.0/20".parse().unwrap();
-        let taken: Vec<Taken> = (0..16)
-            .filter(|third| *third != 5)
-            .map(|third| taken(&format!("10.32.{third}.0/24")))
-            .collect();
+        let taken: Vec<Taken> =
+            (0..16).filter(|third| *third != 5).map(|third| taken(&format!("10.32.{third}.0/24"))).collect();
 
         for seed in 0..64 {
             let subnet = choose_subnet(pool, 24, &taken, seed).unwrap();
@@ -232,20 +213,12 @@ mod tests {
 
     #[test]
     fn says_when_all_are_taken() {
-        let taken = [
-            taken("0.0.0.0/0"),
-            taken("10.32.0.0/12"),
-            taken("10.48.0.0/12"),
-            taken("fd00::/8"),
-        ];
+        let taken = [taken("0.0.0.0/0"), taken("10.32.0.0/12"), taken("10.48.0.0/12"), taken("fd00::/8")];
 
         let error = choose_subnet(default_pool(), 20, &taken, 1).unwrap_err();
 
         let text = error.to_string();
-        assert!(
-            text.contains("no free /20 in 10.32.0.0/11: 2 networks"),
-            "{text}"
-        );
+        assert!(text.contains("no free /20 in 10.32.0.0/11: 2 networks"), "{text}");
         assert!(text.contains("--subnet"), "{text}");
     }
 
@@ -276,10 +249,7 @@ mod tests {
 
         for prefix_len in [10, 33, 255] {
             let error = choose_subnet(pool, prefix_len, &[], 1).unwrap_err();
-            assert!(
-                matches!(error, ChooseSubnetError::PrefixLen { .. }),
-                "{error}"
-            );
+            assert!(matches!(error, ChooseSubnetError::PrefixLen { .. }), "{error}");
         }
         let error = choose_subnet(pool, 31, &[], 1).unwrap_err();
         assert!(matches!(error, ChooseSubnetError::Pool { .. }), "{error}");
@@ -289,9 +259,7 @@ mod tests {
 
     #[test]
     fn a_ula_is_a_64_under_fd_and_differs_by_seed() {
-        let mut chosen: Vec<Subnet> = (0..200_u32)
-            .map(|id| choose_ula(&id.to_be_bytes(), &[]).unwrap())
-            .collect();
+        let mut chosen: Vec<Subnet> = (0..200_u32).map(|id| choose_ula(&id.to_be_bytes(), &[]).unwrap()).collect();
 
         for subnet in &chosen {
             assert_eq!(subnet.prefix_len(), 64);
@@ -312,16 +280,10 @@ mod tests {
         assert_ne!(first, second);
         assert!(!overlap(second.network(), block.network));
         let error = choose_ula(b"net1", &[taken("fc00::/7")]).unwrap_err();
-        assert!(
-            error.to_string().contains("no free /64 in fd00::/8: 1"),
-            "{error}"
-        );
+        assert!(error.to_string().contains("no free /64 in fd00::/8: 1"), "{error}");
     }
 
     fn taken(network: &str) -> Taken {
-        Taken {
-            network: network.parse().unwrap(),
-            holder: format!("network {network}"),
-        }
+        Taken { network: network.parse().unwrap(), holder: format!("network {network}") }
     }
 }

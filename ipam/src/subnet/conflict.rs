@@ -40,13 +40,7 @@ pub fn first_conflict(candidate: IpNetwork, taken: &[Taken]) -> Result<(), Subne
     taken
         .iter()
         .find(|taken| !is_default_route(taken.network) && overlap(candidate, taken.network))
-        .map_or(Ok(()), |taken| {
-            Err(SubnetConflict {
-                candidate,
-                network: taken.network,
-                holder: taken.holder.clone(),
-            })
-        })
+        .map_or(Ok(()), |taken| Err(SubnetConflict { candidate, network: taken.network, holder: taken.holder.clone() }))
 }
 
 /// Whether a destination is everything, or one half of it.
@@ -97,23 +91,13 @@ mod tests {
 
     #[test]
     fn default_routes_take_nothing() {
-        let taken = [
-            taken("0.0.0.0/0", "default"),
-            taken("0.0.0.0/1", "vpn"),
-            taken("::/0", "default"),
-        ];
+        let taken = [taken("0.0.0.0/0", "default"), taken("0.0.0.0/1", "vpn"), taken("::/0", "default")];
 
-        assert_eq!(
-            first_conflict("10.0.0.0/24".parse().unwrap(), &taken),
-            Ok(())
-        );
+        assert_eq!(first_conflict("10.0.0.0/24".parse().unwrap(), &taken), Ok(()));
         assert_eq!(first_conflict("fd00::/64".parse().unwrap(), &taken), Ok(()));
     }
 
     fn taken(network: &str, holder: &str) -> Taken {
-        Taken {
-            network: network.parse().unwrap(),
-            holder: holder.to_owned(),
-        }
+        Taken { network: network.parse().unwrap(), holder: holder.to_owned() }
     }
 }

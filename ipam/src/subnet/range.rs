@@ -48,10 +48,7 @@ impl IpRange {
     pub fn new(subnet: Subnet, range: IpNetwork) -> Result<Self, IpRangeError> {
         let network = canonical(range);
         if network != range {
-            return Err(IpRangeError::HostBits {
-                given: range,
-                network,
-            });
+            return Err(IpRangeError::HostBits { given: range, network });
         }
         if !address::nests(subnet.network(), range) {
             return Err(IpRangeError::Outside { range, subnet });
@@ -61,9 +58,7 @@ impl IpRange {
 
     /// Reads `ADDRESS/LENGTH` and checks it against its subnet.
     pub fn parse(subnet: Subnet, text: &str) -> Result<Self, IpRangeError> {
-        let range = parse_network(text).ok_or_else(|| IpRangeError::Malformed {
-            input: excerpt(text),
-        })?;
+        let range = parse_network(text).ok_or_else(|| IpRangeError::Malformed { input: excerpt(text) })?;
         Self::new(subnet, range)
     }
 

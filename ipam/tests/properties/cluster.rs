@@ -13,8 +13,8 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use weft_ipam::pool::{DEFAULT_COOLDOWN, ForeignMark, MIN_RETURN_AGE};
 use weft_ipam::{
-    Block, BlockLayout, BlockOwner, NodePool, ReservedAddresses, StaticVerdict, Subnet,
-    block_prefix_len, judge_static, offline_reserve,
+    Block, BlockLayout, BlockOwner, NodePool, ReservedAddresses, StaticVerdict, Subnet, block_prefix_len, judge_static,
+    offline_reserve,
 };
 
 const NODES: usize = 4;
@@ -145,13 +145,7 @@ impl Cluster {
                 self.registry.insert(ip, endpoint(node, false));
                 return Ok(());
             };
-            prop_assert!(
-                present.without_block,
-                "{} offered by {}: {:?}",
-                ip,
-                node,
-                present
-            );
+            prop_assert!(present.without_block, "{} offered by {}: {:?}", ip, node, present);
             prop_assert!(self.is_news(node, ip), "{node} knew of {present:?} at {ip}");
             self.hear(node);
             if self.pools[node].mark_foreign(ip) == Ok(ForeignMark::Contested) {
@@ -174,12 +168,8 @@ impl Cluster {
 
     fn claim(&mut self, node: usize) -> bool {
         let claims = &self.claims;
-        let candidate = self
-            .layout
-            .candidates(self.seed + node as u64, &self.reserved, |block| {
-                claims.contains_key(&block)
-            })
-            .next();
+        let candidate =
+            self.layout.candidates(self.seed + node as u64, &self.reserved, |block| claims.contains_key(&block)).next();
         let Some(block) = candidate else {
             return false;
         };
@@ -205,11 +195,7 @@ impl Cluster {
         let claims = &self.claims;
         let verdict = judge_static(ip, &self.layout, &self.reserved, |block| {
             let owner = *claims.get(&block)?;
-            Some(if owner == node {
-                BlockOwner::Own
-            } else {
-                BlockOwner::Other(owner)
-            })
+            Some(if owner == node { BlockOwner::Own } else { BlockOwner::Other(owner) })
         });
         match verdict {
             StaticVerdict::InOwnBlock(_) => {
@@ -223,15 +209,9 @@ impl Cluster {
                 }
             }
             StaticVerdict::Unowned => {
-                self.registry
-                    .entry(ip)
-                    .or_insert_with(|| endpoint(node, true));
+                self.registry.entry(ip).or_insert_with(|| endpoint(node, true));
             }
-            StaticVerdict::InForeignBlock {
-                owner,
-                reserve: false,
-                ..
-            } => {
+            StaticVerdict::InForeignBlock { owner, reserve: false, .. } => {
                 if let Entry::Vacant(entry) = self.registry.entry(ip) {
                     entry.insert(endpoint(node, true));
                     self.news[owner].push_back(News::Registered(ip));
@@ -264,10 +244,7 @@ impl Cluster {
         }
         let ip = addresses[choice.index(addresses.len())];
         let endpoint = self.registry.remove(&ip).unwrap();
-        let owner = self
-            .layout
-            .block_of(ip)
-            .and_then(|block| self.claims.get(&block).copied());
+        let owner = self.layout.block_of(ip).and_then(|block| self.claims.get(&block).copied());
         match owner {
             Some(owner) if owner == endpoint.node => {
                 self.pools[owner].release(ip, self.now).unwrap();
@@ -303,11 +280,7 @@ impl Cluster {
         let before = self.pools[node].clone();
         let mut pool = NodePool::new(self.layout, self.reserved.clone(), DEFAULT_COOLDOWN);
         for block in before.blocks() {
-            let added = if journal {
-                pool.add_block(block, self.now)
-            } else {
-                pool.add_block_cooling(block, self.now)
-            };
+            let added = if journal { pool.add_block(block, self.now) } else { pool.add_block_cooling(block, self.now) };
             added.unwrap();
         }
         self.pools[node] = pool;
@@ -335,9 +308,7 @@ impl Cluster {
             let registered = self
                 .registry
                 .iter()
-                .filter(|(ip, endpoint)| {
-                    endpoint.node == node && pool.state(**ip, self.now).is_some()
-                })
+                .filter(|(ip, endpoint)| endpoint.node == node && pool.state(**ip, self.now).is_some())
                 .count();
             prop_assert_eq!(pool.counts(self.now).held, registered, "node {}", node);
         }
@@ -354,8 +325,5 @@ impl News {
 }
 
 fn endpoint(node: usize, without_block: bool) -> Endpoint {
-    Endpoint {
-        node,
-        without_block,
-    }
+    Endpoint { node, without_block }
 }

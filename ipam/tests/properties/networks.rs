@@ -6,8 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ipnetwork::IpNetwork;
 use proptest::prelude::*;
 use weft_ipam::{
-    Block, BlockLayout, DualStack, IpRange, ReservedAddresses, Subnet, Taken, block_prefix_len,
-    choose_subnet, choose_ula, first_conflict, offline_reserve, overlap,
+    Block, BlockLayout, DualStack, IpRange, ReservedAddresses, Subnet, Taken, block_prefix_len, choose_subnet,
+    choose_ula, first_conflict, offline_reserve, overlap,
 };
 
 proptest! {
@@ -160,25 +160,19 @@ proptest! {
 }
 
 fn any_network() -> impl Strategy<Value = IpNetwork> {
-    let v4 = (any::<u32>(), 0..=32_u8).prop_map(|(bits, prefix_len)| {
-        IpNetwork::new(Ipv4Addr::from_bits(bits).into(), prefix_len).unwrap()
-    });
-    let v6 = (any::<u128>(), 0..=128_u8).prop_map(|(bits, prefix_len)| {
-        IpNetwork::new(Ipv6Addr::from_bits(bits).into(), prefix_len).unwrap()
-    });
+    let v4 = (any::<u32>(), 0..=32_u8)
+        .prop_map(|(bits, prefix_len)| IpNetwork::new(Ipv4Addr::from_bits(bits).into(), prefix_len).unwrap());
+    let v6 = (any::<u128>(), 0..=128_u8)
+        .prop_map(|(bits, prefix_len)| IpNetwork::new(Ipv6Addr::from_bits(bits).into(), prefix_len).unwrap());
     prop_oneof![v4, v6]
 }
 
 /// A network in or around 10.32.0.0/24, host bits not always zero.
 fn small_network() -> impl Strategy<Value = IpNetwork> {
-    (any::<u8>(), 24..=32_u8).prop_map(|(last, prefix_len)| {
-        IpNetwork::new(IpAddr::from([10, 32, 0, last]), prefix_len).unwrap()
-    })
+    (any::<u8>(), 24..=32_u8)
+        .prop_map(|(last, prefix_len)| IpNetwork::new(IpAddr::from([10, 32, 0, last]), prefix_len).unwrap())
 }
 
 fn taken(network: IpNetwork) -> Taken {
-    Taken {
-        network,
-        holder: format!("network {network}"),
-    }
+    Taken { network, holder: format!("network {network}") }
 }

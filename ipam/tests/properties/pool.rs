@@ -121,8 +121,7 @@ impl World {
         let subnet: Subnet = "10.0.0.0/26".parse().unwrap();
         let layout = BlockLayout::new(subnet, None, prefix_len).unwrap();
         let auxiliary = [address(9), address(20)];
-        let reserved =
-            ReservedAddresses::new(subnet, &[subnet.default_gateway()], &auxiliary).unwrap();
+        let reserved = ReservedAddresses::new(subnet, &[subnet.default_gateway()], &auxiliary).unwrap();
         Self {
             subnet,
             layout,
@@ -186,29 +185,22 @@ impl World {
 
     fn add_block(&mut self, number: u8, cooling: bool) -> Result<(), TestCaseError> {
         let block = self.block(number);
-        let expected =
-            self.subnet.contains(block.base()) && !self.model.blocks.contains_key(&block);
+        let expected = self.subnet.contains(block.base()) && !self.model.blocks.contains_key(&block);
         if expected {
             let released = cooling.then_some(self.now);
             self.model.blocks.insert(block, self.now);
-            let usable = block
-                .addresses()
-                .filter(|ip| self.reserved.reason(*ip).is_none());
+            let usable = block.addresses().filter(|ip| self.reserved.reason(*ip).is_none());
             self.model.free.extend(usable.map(|ip| (ip, released)));
         }
-        let result = if cooling {
-            self.pool.add_block_cooling(block, self.now)
-        } else {
-            self.pool.add_block(block, self.now)
-        };
+        let result =
+            if cooling { self.pool.add_block_cooling(block, self.now) } else { self.pool.add_block(block, self.now) };
         prop_assert_eq!(result.is_ok(), expected);
         Ok(())
     }
 
     fn remove_block(&mut self, number: u8) -> Result<(), TestCaseError> {
         let block = self.block(number);
-        let expected = self.model.blocks.contains_key(&block)
-            && !self.model.held.iter().any(|ip| block.contains(*ip));
+        let expected = self.model.blocks.contains_key(&block) && !self.model.held.iter().any(|ip| block.contains(*ip));
         if expected {
             self.model.blocks.remove(&block);
             self.model.free.retain(|(ip, _)| !block.contains(*ip));
@@ -329,26 +321,12 @@ impl Model {
     }
 
     fn counts(&self, now: Duration) -> Counts {
-        let cooling = self
-            .free
-            .iter()
-            .filter(|free| is_cooling(free, now))
-            .count();
+        let cooling = self.free.iter().filter(|free| is_cooling(free, now)).count();
         let foreign = self.foreign.iter().filter(|ip| !self.held.contains(ip));
-        Counts {
-            free: self.free.len() - cooling,
-            held: self.held.len(),
-            cooling,
-            foreign: foreign.count(),
-        }
+        Counts { free: self.free.len() - cooling, held: self.held.len(), cooling, foreign: foreign.count() }
     }
 
-    fn state(
-        &self,
-        ip: IpAddr,
-        now: Duration,
-        reserved: &ReservedAddresses,
-    ) -> Option<AddressState> {
+    fn state(&self, ip: IpAddr, now: Duration, reserved: &ReservedAddresses) -> Option<AddressState> {
         if !self.blocks.keys().any(|block| block.contains(ip)) {
             return None;
         }
@@ -362,9 +340,7 @@ impl Model {
             (false, false) => {
                 let free = self.free.iter().find(|(free, _)| *free == ip).unwrap();
                 match free.1 {
-                    Some(released) if is_cooling(free, now) => AddressState::Cooling {
-                        until: released + COOLDOWN,
-                    },
+                    Some(released) if is_cooling(free, now) => AddressState::Cooling { until: released + COOLDOWN },
                     _ => AddressState::Free,
                 }
             }
