@@ -1,0 +1,77 @@
+# `make demo` shows what Weft does, `make test` tests everything; both install what they miss and say so.
+
+CARGO ?= cargo
+RELEASE := $(CURDIR)/target/release
+# Tests that make hosts run in mount, PID and network namespaces of their own: nothing can leak, labs do not collide.
+ISOLATED := $(CURDIR)/e2e/run-isolated.sh
+
+.PHONY: help build demo lab test unit kernel sim e2e bench check fmt bless deny clean
+
+help:
+	@echo 'make demo    three virtual hosts, containers, names, a killed agent: the main job, end to end'
+	@echo 'make test    every test          (unit, sim, kernel, e2e [NAME=...] run parts of it)'
+	@echo 'make lab     three hosts that stay up, and what to type next'
+	@echo 'make bench   throughput, latency, losses and footprint, beside those of others'
+	@echo 'make check   formatting, lints, purity of the pure crates'
+	@echo 'make bless   rewrite the golden files from what the code says now'
+
+build:
+	@./e2e/need.sh build
+	$(CARGO) build --release --workspace --bins
+
+demo: build
+	@./e2e/need.sh lab
+	WEFT_BIN=$(RELEASE)/weft PATH=$(RELEASE):$$PATH $(ISOLATED) ./e2e/demo.sh
+
+lab: build
+	@./e2e/need.sh lab
+	$(RELEASE)/weft-lab up
+	@./e2e/what-next.sh
+
+test: unit kernel e2e
+
+# Everything that needs no namespaces of its own: pure logic, golden texts, the store's adapters, the simulation.
+unit:
+	@./e2e/need.sh build store
+	$(CARGO) test --workspace --exclude weft-e2e --lib --bins
+	$(CARGO) test -p weft-ipam -p weft-overlay -p weft-controller -p weft --tests
+	$(CARGO) test -p weft-node-agent --test sim
+
+sim:
+	WEFT_SIM_SEED=$(SEED) WEFT_SIM_SEEDS=$(SEEDS) $(CARGO) test --release -p weft-node-agent --test sim -- --nocapture
+
+# Adapters against the real kernel.
+kernel:
+	@./e2e/need.sh build lab
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) $(CARGO) test -p weft-node-agent --test kernel --test firewall
+
+# Real binaries, real etcd, hosts as network namespaces. One lab at a time: there are two cores.
+e2e: build
+	@./e2e/need.sh lab test
+	WEFT_BIN=$(RELEASE)/weft CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
+		$(CARGO) test -p weft-e2e $(NAME) -- --test-threads=1
+
+bench: build
+	@./e2e/need.sh lab bench
+	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench
+
+check:
+	@./e2e/need.sh build
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' $(CARGO) doc --workspace --no-deps --document-private-items --quiet
+	./e2e/check-purity.sh
+
+fmt:
+	$(CARGO) fmt --all
+
+bless:
+	BLESS=1 $(CARGO) test -p weft-overlay -p weft-node-agent -p weft --lib --bins --test '*golden*'
+
+# Licences, advisories and sources of dependencies, by cargo-deny (it fetches the advisory database).
+deny:
+	command -v cargo-deny >/dev/null || $(CARGO) install cargo-deny --locked
+	cargo-deny check
+
+clean:
+	$(CARGO) clean
