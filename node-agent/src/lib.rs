@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The per-host daemon.
+
+pub mod names;
