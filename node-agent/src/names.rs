@@ -12,12 +12,13 @@ pub mod answer;
 pub mod resolver_file;
 mod reverse;
 pub mod server;
+mod stream;
 pub mod table;
 pub mod upstream;
 mod wire;
 
 pub use answer::{Asker, Transport, Verdict};
 pub use resolver_file::{NetnsName, ResolverFileError, ResolverOptions};
-//pub use server::{ListenError, NameServer, ServerOptions};
+pub use server::{ListenError, NameServer, ServerOptions};
 pub use table::NameTable;
-//pub use upstream::{Upstream, UpstreamError};
+pub use upstream::{Upstream, UpstreamError};

@@ -140,11 +140,7 @@ impl Forwarded {
     }
 
     fn error(&self, code: ResponseCode) -> Vec<u8> {
-        wire::encode(
-            wire::reply_to(&self.query, code),
-            wire::reply_limit(&self.query, self.transport),
-            self.transport,
-        )
+        wire::encode(wire::reply_to(&self.query, code), wire::reply_limit(&self.query, self.transport), self.transport)
     }
 }
 

@@ -137,8 +137,7 @@ pub enum Removed {
 /// Every gateway of a container answers for all its networks, so those beyond the three that resolvers read are no
 /// loss. `search .` keeps glibc from appending the domain of the host's name.
 pub fn render(gateways: &[IpAddr], options: &ResolverOptions) -> String {
-    let servers: String =
-        gateways.iter().take(MAX_SERVERS).map(|gateway| format!("nameserver {gateway}\n")).collect();
+    let servers: String = gateways.iter().take(MAX_SERVERS).map(|gateway| format!("nameserver {gateway}\n")).collect();
     let ResolverOptions { ndots, timeout, attempts } = options;
     format!(
         "{MARK}: names of this network namespace's overlay networks; rewritten while it is connected\n\

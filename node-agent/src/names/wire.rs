@@ -167,11 +167,8 @@ pub(super) fn belongs(reply: &[u8], id: u16, question: &Query) -> bool {
 
 /// Whether a reply says that the resolver could not or would not answer, so that the next one should be asked.
 pub(super) fn is_failure(reply: &[u8]) -> bool {
-    let code = reply.get(3).map_or(0, |flags| u16::from(flags & 0xf));
-    matches!(
-        ResponseCode::from(0, u8::try_from(code).unwrap_or(0)),
-        ResponseCode::ServFail | ResponseCode::NotImp | ResponseCode::Refused
-    )
+    const FAILURES: [ResponseCode; 3] = [ResponseCode::ServFail, ResponseCode::NotImp, ResponseCode::Refused];
+    reply.get(3).is_some_and(|flags| FAILURES.iter().any(|code| code.low() == flags & 0xf))
 }
 
 /// Whether a reply was cut short.

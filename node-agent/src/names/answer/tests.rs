@@ -83,7 +83,10 @@ fn names_of_other_networks_do_not_leak() {
         assert!(matches!(ask(&table, name, "10.32.0.77"), Told::Forward(_)), "{name} from an unknown member of net1");
     }
     assert!(matches!(ask(&table, "ct1.", STRANGER), Told::Forward(_)), "a member of net2 at net1's gateway");
-    assert!(matches!(ask(&table, "ct1.", "10.33.0.77"), Told::Forward(_)), "an unknown member of net2 at net1's gateway");
+    assert!(
+        matches!(ask(&table, "ct1.", "10.33.0.77"), Told::Forward(_)),
+        "an unknown member of net2 at net1's gateway"
+    );
     assert_eq!(ask(&table, "ct1.", "10.32.0.77"), records(&[CT1]), "an unknown member sees the network it asked at");
 
     table.set_scope(addr(CT1), &[net(1), net(2)]);

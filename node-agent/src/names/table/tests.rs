@@ -150,8 +150,7 @@ fn an_alias_in_two_networks_of_the_client_rotates_over_both() {
     table.upsert(net(2), ep(5), &names(&["web"]), &ips(&["10.33.0.5"]));
     table.upsert(net(2), ep(6), &names(&["web"]), &ips(&["10.33.0.6"]));
 
-    let answers: Vec<Vec<IpAddr>> =
-        (0..4).map(|_| table.addresses("web", &[net(1), net(2)], V4, 9).unwrap()).collect();
+    let answers: Vec<Vec<IpAddr>> = (0..4).map(|_| table.addresses("web", &[net(1), net(2)], V4, 9).unwrap()).collect();
 
     let firsts: Vec<IpAddr> = answers.iter().map(|a| a[0]).collect();
     assert_eq!(firsts, ips(&["10.32.0.1", "10.33.0.5", "10.32.0.2", "10.33.0.6"]));
@@ -212,15 +211,17 @@ fn a_hundred_thousand_endpoints_under_one_alias_are_fine() {
         let address = IpAddr::from((0x0a20_0000 + i).to_be_bytes());
         table.upsert(net(1), ep(u64::from(i)), &names(&[&format!("ct{i}"), "all"]), &[address]);
     }
-    let answers: Vec<Vec<IpAddr>> =
-        (0..1000).map(|_| table.addresses("all", &[net(1)], V4, 30).unwrap()).collect();
+    let answers: Vec<Vec<IpAddr>> = (0..1000).map(|_| table.addresses("all", &[net(1)], V4, 30).unwrap()).collect();
     for i in 0..COUNT - 1 {
         table.remove(net(1), ep(u64::from(i)));
     }
 
     let firsts: BTreeSet<IpAddr> = answers.iter().map(|a| a[0]).collect();
     assert_eq!(firsts.len(), 1000, "every answer began with another endpoint");
-    assert_eq!(table.addresses("all", &[net(1)], V4, 9), Some(vec![IpAddr::from((0x0a20_0000 + COUNT - 1).to_be_bytes())]));
+    assert_eq!(
+        table.addresses("all", &[net(1)], V4, 9),
+        Some(vec![IpAddr::from((0x0a20_0000 + COUNT - 1).to_be_bytes())])
+    );
     // Takes about half a second; anything quadratic takes minutes.
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
