@@ -3,6 +3,7 @@
 pub mod api;
 pub mod container;
 pub mod identity;
+pub mod names;
 pub mod netns;
 pub mod reconciler;
 pub mod underlay;
