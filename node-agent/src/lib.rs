@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod container;
+pub mod control;
 pub mod identity;
 pub mod names;
 pub mod netns;

@@ -1,8 +1,9 @@
 //! What an overlay network is.
 //!
 //! Reads top-down as the story of the system: [`id`] names things, [`model`] says what is stored, [`keys`] where,
-//! [`txn`] how it is changed. Everything but [`store`] (feature `store`) is pure: no clock, no file, no socket.
+//! [`txn`] how it is changed, [`claims`] which changes there are. Everything but [`store`] (feature `store`) is pure: no clock, no file, no socket.
 
+pub mod claims;
 pub mod codec;
 pub mod desired;
 pub mod id;

@@ -44,6 +44,15 @@ pub struct NodeRoute {
     pub dev: String,
 }
 
+/// Who has a node's name or VTEP: `nodename/<name>`, `vtep/<ip>`. Their existence makes both unique.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeReference {
+    /// Record version.
+    pub v: u32,
+    /// The node.
+    pub node: NodeId,
+}
+
 /// Whether a node may write: `fence/<nid>`. The key's mod revision is the node's fencing token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct FenceRecord {
