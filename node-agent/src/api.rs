@@ -17,4 +17,6 @@
 //!
 //! Every failure is a [`messages::ErrorReply`] with a fitting status. Must not decide anything itself.
 
+pub mod error;
 pub mod messages;
+pub mod server;

@@ -1,5 +1,6 @@
 //! The per-host daemon of Weft.
 
+pub mod agent;
 pub mod api;
 pub mod container;
 pub mod control;

@@ -1,0 +1,163 @@
+//! Which parts of the store this node follows: the index of networks, and the networks that it takes part in.
+//!
+//! Feeds the view. A follower lives as long as its network concerns this node.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+use tracing::{debug, warn};
+use weft_overlay::{
+    id::NetworkId,
+    kernel::Kernel,
+    keys::KeyRange,
+    store::{Event, Store},
+    txn::KeyValue,
+};
+
+use super::handle::{Handle, ShuttingDown};
+use crate::control::{
+    follow::{FollowSettings, Snapshot, Update, follow},
+    submit::Client,
+};
+
+/// How long a network that is newly followed may take to be listed before whoever waits gives up.
+const LISTED_WITHIN: Duration = Duration::from_secs(10);
+
+/// The followers of one agent.
+#[derive(Debug, Clone)]
+pub struct Followers<S, K> {
+    client: Client<S>,
+    handle: Handle<K>,
+    running: Arc<Mutex<BTreeMap<NetworkId, AbortHandle>>>,
+}
+
+/// Why a network could not be followed in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FollowError {
+    /// The store did not list it.
+    #[error("the store did not list network {0} in time; see `weft status`")]
+    NotListed(NetworkId),
+    /// The agent is shutting down.
+    #[error(transparent)]
+    ShuttingDown(#[from] ShuttingDown),
+}
+
+impl<S: Store, K: Kernel + 'static> Followers<S, K> {
+    /// No followers yet.
+    pub fn new(client: Client<S>, handle: Handle<K>) -> Self {
+        Self { client, handle, running: Arc::default() }
+    }
+
+    /// Follows a network from now on.
+    pub fn follow(&self, network: NetworkId) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.contains_key(&network) {
+            return;
+        }
+        self.handle.change(move |view| {
+            view.follow(network);
+            std::collections::BTreeSet::new()
+        });
+        let updates = self.start(self.client.keys().network(network));
+        let handle = self.handle.clone();
+        let task = tokio::spawn(feed_network(network, updates, handle));
+        running.insert(network, task.abort_handle());
+    }
+
+    /// Follows a network and waits until it has been listed.
+    ///
+    /// # Errors
+    /// When that takes too long.
+    pub async fn follow_listed(&self, network: NetworkId) -> Result<(), FollowError> {
+        let deadline = Instant::now() + LISTED_WITHIN;
+        self.follow(network);
+        loop {
+            if self.handle.view(move |view| view.network(network).is_some()).await? {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(FollowError::NotListed(network));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    /// Stops following a network; what it has in this node's kernel is then unwanted.
+    pub fn unfollow(&self, network: NetworkId) {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(task) = running.remove(&network) {
+            task.abort();
+        }
+        self.handle.change(move |view| view.unfollow(network));
+    }
+
+    /// Follows the index of network names for as long as the agent runs.
+    pub async fn follow_index(self) {
+        let mut updates = self.start(self.client.keys().network_names());
+        let mut index: BTreeMap<Vec<u8>, KeyValue> = BTreeMap::new();
+        while let Some(update) = updates.recv().await {
+            match update {
+                Update::Snapshot(snapshot) => index = keyed(snapshot),
+                Update::Replaced(snapshot) => index.extend(keyed(snapshot)),
+                Update::Events { events, .. } => {
+                    for event in events {
+                        match event {
+                            Event::Put(kv) => index.insert(kv.key.clone(), kv),
+                            Event::Delete { key, .. } => index.remove(&key),
+                        };
+                    }
+                }
+                Update::Progress { .. } | Update::Stalled { .. } | Update::Recovered => continue,
+            }
+            let kvs: Vec<KeyValue> = index.values().cloned().collect();
+            self.handle.change(move |view| view.set_index(&kvs));
+        }
+    }
+
+    fn start(&self, range: KeyRange) -> mpsc::Receiver<Update> {
+        const QUEUE: usize = 64;
+        let (sender, updates) = mpsc::channel(QUEUE);
+        let store = self.client.store().clone();
+        tokio::spawn(follow(store, range, FollowSettings::default(), self.client.fork_rng(), sender));
+        updates
+    }
+}
+
+fn keyed(snapshot: Snapshot) -> BTreeMap<Vec<u8>, KeyValue> {
+    snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect()
+}
+
+async fn feed_network<K: Kernel + 'static>(network: NetworkId, mut updates: mpsc::Receiver<Update>, handle: Handle<K>) {
+    while let Some(update) = updates.recv().await {
+        match update {
+            Update::Snapshot(Snapshot { revision, kvs, .. }) => {
+                handle.change(move |view| view.set_network(network, &kvs, revision));
+            }
+            Update::Replaced(Snapshot { kvs, .. }) => {
+                warn!(%network, "the store was replaced: nothing is removed until its content is certain");
+                handle.change(move |view| kvs.iter().flat_map(|kv| view.put(network, kv)).collect());
+            }
+            Update::Events { revision, events } => handle.change(move |view| {
+                let mut affected = std::collections::BTreeSet::new();
+                for event in &events {
+                    affected.append(&mut match event {
+                        Event::Put(kv) => view.put(network, kv),
+                        Event::Delete { key, revision } => view.delete(network, key, *revision),
+                    });
+                }
+                view.advance(network, revision);
+                affected
+            }),
+            Update::Progress { revision } => handle.change(move |view| {
+                view.advance(network, revision);
+                std::collections::BTreeSet::new()
+            }),
+            Update::Stalled { reason } => debug!(%network, reason, "the store gives no news"),
+            Update::Recovered => debug!(%network, "the store gives news again"),
+        }
+    }
+}

@@ -1,0 +1,208 @@
+//! Keeps the name server's table, the addresses it listens on, and the containers' resolver files as the view says.
+//!
+//! Level-triggered: told that endpoints changed, it looks up what they are now.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use tracing::{debug, warn};
+use weft_overlay::{
+    id::{EndpointId, Name, NetworkId},
+    kernel::Kernel,
+    model::{EndpointKind, EndpointRecord, NetworkSpec},
+    view::NodeView,
+};
+
+use super::handle::Handle;
+use crate::{
+    container::ContainerRef,
+    names::{NameServer, NameTable, NetnsName, ResolverOptions, Upstream, resolver_file},
+    reconciler::chain,
+};
+
+/// Where `ip netns exec` finds files that stand in for those of /etc.
+pub const NETNS_ETC: &str = "/etc/netns";
+
+/// What the naming task keeps.
+#[derive(Debug)]
+pub struct Naming<K> {
+    handle: Handle<K>,
+    table: Arc<RwLock<NameTable>>,
+    server: NameServer,
+    upstream: Upstream,
+    known: BTreeMap<(NetworkId, IpAddr), EndpointId>,
+    scopes: BTreeSet<IpAddr>,
+    resolvers: Resolvers,
+}
+
+/// What names need to know of one endpoint record.
+struct Named {
+    id: EndpointId,
+    names: Vec<Name>,
+    addresses: Vec<IpAddr>,
+}
+
+impl<K: Kernel + 'static> Naming<K> {
+    /// Names of nothing yet.
+    pub fn new(handle: Handle<K>, table: Arc<RwLock<NameTable>>, server: NameServer, upstream: Upstream) -> Self {
+        Self {
+            handle,
+            table,
+            server,
+            upstream,
+            known: BTreeMap::new(),
+            scopes: BTreeSet::new(),
+            resolvers: Resolvers::new(Path::new(NETNS_ETC)),
+        }
+    }
+
+    /// Takes in that these endpoint records changed.
+    pub async fn endpoints_changed(&mut self, changes: BTreeSet<(NetworkId, IpAddr)>) {
+        let lookup = move |view: &NodeView| -> Vec<_> {
+            changes.into_iter().map(|(network, ip)| (network, ip, named(view, network, ip))).collect()
+        };
+        let Ok(found) = self.handle.view(lookup).await else { return };
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        for (network, ip, named) in found {
+            if let Some(before) = self.known.remove(&(network, ip)) {
+                table.remove(network, before);
+            }
+            if let Some(named) = named {
+                table.upsert(network, named.id, &named.names, &named.addresses);
+                self.known.insert((network, ip), named.id);
+            }
+        }
+    }
+
+    /// Brings listeners, scopes and resolver files in line with the networks and containers of this node.
+    pub async fn refresh(&mut self) {
+        let Ok(here) = self.handle.view(Here::of).await else { return };
+        self.update_table(&here);
+        let listening: BTreeMap<NetworkId, Vec<IpAddr>> =
+            here.networks.iter().map(|(network, spec)| (*network, gateways(spec))).collect();
+        self.upstream.set_own_addresses(listening.values().flatten().copied().collect());
+        for error in self.server.ensure_listening(&listening).await {
+            debug!(error = %chain(&error), "listening for questions about names");
+        }
+        self.resolvers.ensure(&here.resolvers);
+    }
+
+    fn update_table(&mut self, here: &Here) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        for (network, spec) in &here.networks {
+            table.set_network_name(*network, &spec.name);
+            let subnets: Vec<_> = spec.subnets.iter().map(|s| s.subnet).collect();
+            table.set_subnets(*network, &subnets);
+        }
+        for (client, networks) in &here.scopes {
+            table.set_scope(*client, networks);
+        }
+        let current: BTreeSet<IpAddr> = here.scopes.keys().copied().collect();
+        for gone in self.scopes.difference(&current) {
+            table.remove_scope(*gone);
+        }
+        self.scopes = current;
+    }
+}
+
+fn named(view: &NodeView, network: NetworkId, ip: IpAddr) -> Option<Named> {
+    let record = &view.network(network)?.endpoint(ip)?.record;
+    if record.kind == EndpointKind::Leg {
+        return None;
+    }
+    let names = std::iter::once(&record.name).chain(&record.aliases).cloned().collect();
+    Some(Named { id: record.id, names, addresses: record.addresses().collect() })
+}
+
+fn gateways(spec: &NetworkSpec) -> Vec<IpAddr> {
+    spec.subnets.iter().map(|subnet| subnet.gateway).collect()
+}
+
+/// The networks and containers of this node, as far as names are concerned.
+struct Here {
+    networks: BTreeMap<NetworkId, NetworkSpec>,
+    scopes: BTreeMap<IpAddr, Vec<NetworkId>>,
+    /// By the name of the container's namespace: the name servers to ask.
+    resolvers: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Here {
+    fn of(view: &NodeView) -> Self {
+        let mut here = Self { networks: BTreeMap::new(), scopes: BTreeMap::new(), resolvers: BTreeMap::new() };
+        let mut containers: BTreeMap<(u64, u64), Vec<(NetworkId, &EndpointRecord)>> = BTreeMap::new();
+        for (network, content) in view.networks() {
+            let Some(spec) = content.spec.as_ref().filter(|_| view.own_leg(network).is_some()) else { continue };
+            here.networks.insert(network, spec.record.clone());
+            for local in view.locals_in(network) {
+                if let Some(sandbox) = &local.record.sandbox {
+                    containers.entry((sandbox.dev, sandbox.inode)).or_default().push((network, local.record));
+                }
+            }
+        }
+        for endpoints in containers.into_values() {
+            here.add_container(endpoints);
+        }
+        here
+    }
+
+    fn add_container(&mut self, mut endpoints: Vec<(NetworkId, &EndpointRecord)>) {
+        let networks: Vec<NetworkId> = endpoints.iter().map(|(network, _)| *network).collect();
+        let addresses = endpoints.iter().flat_map(|(_, record)| record.addresses());
+        self.scopes.extend(addresses.map(|ip| (ip, networks.clone())));
+        endpoints.sort_by_key(|(_, record)| record.sandbox.as_ref().is_none_or(|sandbox| !sandbox.default_route));
+        let container = endpoints.iter().find_map(|(_, record)| {
+            let container = ContainerRef::parse(&record.sandbox.as_ref()?.container).ok()?;
+            container.netns_name().map(str::to_owned)
+        });
+        let Some(container) = container else { return };
+        let servers = endpoints.iter().filter_map(|(network, _)| self.networks.get(network)).flat_map(gateways);
+        self.resolvers.insert(container, servers.collect());
+    }
+}
+
+/// The resolver files of the containers of this node.
+#[derive(Debug)]
+struct Resolvers {
+    base: PathBuf,
+    written: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl Resolvers {
+    fn new(base: &Path) -> Self {
+        Self { base: base.to_owned(), written: BTreeMap::new() }
+    }
+
+    fn ensure(&mut self, wanted: &BTreeMap<String, Vec<IpAddr>>) {
+        let gone: Vec<String> = self.written.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
+        for name in gone {
+            self.written.remove(&name);
+            let removed = name.parse::<NetnsName>().and_then(|name| resolver_file::remove(&self.base, &name));
+            if let Err(error) = removed {
+                warn!(netns = name, error = %chain(&error), "removing a resolver file");
+            }
+        }
+        for (name, servers) in wanted {
+            if self.written.get(name) != Some(servers) && self.write(name, servers) {
+                self.written.insert(name.clone(), servers.clone());
+            }
+        }
+    }
+
+    fn write(&self, name: &str, servers: &[IpAddr]) -> bool {
+        let content = resolver_file::render(servers, &ResolverOptions::default());
+        match name.parse::<NetnsName>().and_then(|name| resolver_file::ensure(&self.base, &name, &content)) {
+            Ok(outcome) => {
+                debug!(netns = name, ?outcome, "resolver file");
+                true
+            }
+            Err(error) => {
+                warn!(netns = name, error = %chain(&error), "writing a resolver file");
+                false
+            }
+        }
+    }
+}
