@@ -30,7 +30,7 @@ pub(super) struct Outside {
 
 struct State {
     asked: Mutex<Vec<String>>,
-    last_id: Mutex<u16>,
+    ids: Mutex<Vec<u16>>,
     failing: AtomicBool,
     count: watch::Sender<usize>,
     released: watch::Sender<bool>,
@@ -40,7 +40,7 @@ impl Outside {
     pub(super) async fn start(address: IpAddr, port: u16) -> Self {
         let state = Arc::new(State {
             asked: Mutex::default(),
-            last_id: Mutex::default(),
+            ids: Mutex::default(),
             failing: AtomicBool::new(false),
             count: watch::Sender::new(0),
             released: watch::Sender::new(false),
@@ -58,8 +58,8 @@ impl Outside {
         self.state.asked.lock().unwrap().clone()
     }
 
-    pub(super) fn last_id(&self) -> u16 {
-        *self.state.last_id.lock().unwrap()
+    pub(super) fn ids(&self) -> Vec<u16> {
+        self.state.ids.lock().unwrap().clone()
     }
 
     /// Answers REFUSED from here on.
@@ -130,7 +130,7 @@ impl State {
     async fn reply(&self, query: &Message, transport: &str) -> Message {
         let name = name(query);
         self.asked.lock().unwrap().push(format!("{transport} {name}"));
-        *self.last_id.lock().unwrap() = query.metadata.id;
+        self.ids.lock().unwrap().push(query.metadata.id);
         self.count.send_modify(|count| *count += 1);
         let mut reply = Message::response(query.metadata.id, query.metadata.op_code);
         reply.add_queries(query.queries.iter().cloned());
