@@ -24,6 +24,8 @@ mkdir -p /etc/netns
 # shellcheck disable=SC2016  # expanded by the inner shell
 exec unshare --mount --propagation private --pid --fork --kill-child --mount-proc --net \
     sh -euc '
+        # A hidden copy of a mount would keep its namespace alive when others delete it.
+        while umount -R -l /run/netns 2>/dev/null; do :; done
         mount -t tmpfs -o mode=0755 tmpfs /run
         mount -t tmpfs -o mode=0755 tmpfs /etc/netns
         mkdir -p /run/netns /run/lock

@@ -154,6 +154,14 @@ fn status(lab: &Lab) -> Result<String> {
 }
 
 fn describe_namespace(text: &mut String, netns: &NetnsName) {
+    if !netns.exists() {
+        section(
+            text,
+            &format!("{netns}: no such network namespace"),
+            Ok(String::new()),
+        );
+        return;
+    }
     let commands: [&[&str]; 5] = [
         &["ip", "-details", "link"],
         &["ip", "route", "show", "table", "all"],

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -117,10 +117,7 @@ impl ProcessId {
         match Stat::read(self.pid) {
             Some(stat) if stat.start_time != self.start_time => ProcessState::Stopped,
             Some(stat) => match stat.state {
-                'Z' | 'X' => {
-                    self.reap();
-                    ProcessState::Stopped
-                }
+                'Z' | 'X' if self.has_ended() => ProcessState::Stopped,
                 'T' | 't' => ProcessState::Paused,
                 _ => ProcessState::Running,
             },
@@ -158,9 +155,15 @@ impl ProcessId {
         Ok(())
     }
 
-    fn reap(&self) {
-        // A zombie of another parent gives ECHILD and is that parent's to reap.
-        waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)).ok();
+    /// The first thread is a zombie while others still end and hold the sockets; only when they
+    /// are gone can the process be reaped. A zombie of another parent is that parent's to reap.
+    fn has_ended(&self) -> bool {
+        match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => false,
+            Ok(_) => true,
+            Err(_) => fs::read_dir(format!("/proc/{}/task", self.pid))
+                .map_or(true, |threads| threads.count() <= 1),
+        }
     }
 }
 

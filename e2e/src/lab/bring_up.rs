@@ -130,23 +130,25 @@ fn make_namespaces(state: &mut LabState, topology: &Topology, file: &StateFile) 
         record.id = record.name.observe_id();
     }
     file.save(state)?;
-    for group in &groups {
-        thread::scope(|scope| {
-            let configured: Vec<_> = group
-                .iter()
-                .map(|spec| scope.spawn(|| configure(spec)))
-                .collect();
-            configured.into_iter().try_for_each(|thread| {
-                thread
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            })
-        })?;
-    }
-    Ok(())
+    groups.iter().flatten().try_for_each(set_parameters)?;
+    groups.iter().try_for_each(|group| configure_at_once(group))
 }
 
-fn configure(spec: &NamespaceSpec) -> Result<()> {
+fn configure_at_once(group: &[NamespaceSpec]) -> Result<()> {
+    thread::scope(|scope| {
+        let threads: Vec<_> = group
+            .iter()
+            .map(|spec| scope.spawn(|| configure(spec)))
+            .collect();
+        threads.into_iter().try_for_each(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    })
+}
+
+fn set_parameters(spec: &NamespaceSpec) -> Result<()> {
     for (path, value) in &spec.sysctls {
         match path.strip_prefix('?') {
             Some(path) if !Path::new("/proc/sys").join(path).exists() => {}
@@ -154,6 +156,10 @@ fn configure(spec: &NamespaceSpec) -> Result<()> {
             None => spec.name.write_sysctl(path, value)?,
         }
     }
+    Ok(())
+}
+
+fn configure(spec: &NamespaceSpec) -> Result<()> {
     spec.name.feed(&["ip", "-batch", "-"], &spec.ip_batch)?;
     match &spec.nft {
         Some(rules) => spec.name.feed(&["nft", "-f", "-"], rules),
@@ -283,6 +289,7 @@ fn etcd(state: &LabState, topology: &Topology, member: EtcdMember) -> DaemonReco
         "--auto-compaction-retention=10m".to_owned(),
         "--experimental-watch-progress-notify-interval=5s".to_owned(),
         "--logger=zap".to_owned(),
+        "--log-level=warn".to_owned(),
         "--log-outputs=stderr".to_owned(),
     ];
     let mut spec = daemon_spec("etcd".into(), member.netns(), &member.to_string());

@@ -1,7 +1,7 @@
 //! The texts that make each namespace: input of `ip -batch` and `nft -f`, kernel parameters.
 //!
-//! Pure. Addresses carry `nodad` because nobody else can hold them and a second of duplicate
-//! address detection per lab adds up.
+//! Pure. Addresses carry `nodad`, and link-local ones are not checked either: nobody else can hold
+//! them, and until a check ends (a second or two) nothing can be sent from them.
 
 use std::fmt::Write;
 
@@ -27,7 +27,7 @@ pub struct NamespaceSpec {
     pub ip_batch: String,
     /// Input of `nft -f -` in it.
     pub nft: Option<String>,
-    /// Kernel parameters, as path below `/proc/sys` and value; set before the devices are made.
+    /// Kernel parameters, as path below `/proc/sys` and value; set before any device is made.
     /// Those that start with `?` may be absent.
     pub sysctls: Vec<(&'static str, &'static str)>,
 }
@@ -52,6 +52,9 @@ const NO_BRIDGE_NETFILTER: [(&str, &str); 3] = [
     ("?net/bridge/bridge-nf-call-ip6tables", "0"),
     ("?net/bridge/bridge-nf-call-arptables", "0"),
 ];
+
+/// For the devices that are made after it is set.
+const NO_DAD: (&str, &str) = ("net/ipv6/conf/default/accept_dad", "0");
 
 fn fabric(topology: &Topology) -> NamespaceSpec {
     let mtu = topology.underlay_mtu;
@@ -136,7 +139,7 @@ fn outside(topology: &Topology) -> NamespaceSpec {
         name: fixed_name(OUTSIDE),
         ip_batch: batch,
         nft: None,
-        sysctls: NO_BRIDGE_NETFILTER.to_vec(),
+        sysctls: [&[NO_DAD], &NO_BRIDGE_NETFILTER[..]].concat(),
     }
 }
 
@@ -161,6 +164,7 @@ fn nat(host: HostId) -> NamespaceSpec {
         ip_batch: batch,
         nft: Some(nat_rules()),
         sysctls: vec![
+            NO_DAD,
             ("net/ipv4/ip_forward", "1"),
             ("net/ipv6/conf/all/forwarding", "1"),
         ],
@@ -225,7 +229,7 @@ fn machine(name: NetnsName, underlay: std::net::Ipv4Addr) -> NamespaceSpec {
         nft: None,
         // A new namespace copies IPv4 forwarding from the machine, where another program may
         // have turned it on; a fresh host does not forward.
-        sysctls: vec![("net/ipv4/ip_forward", "0")],
+        sysctls: vec![NO_DAD, ("net/ipv4/ip_forward", "0")],
     }
 }
 
