@@ -11,6 +11,7 @@ mod store;
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -19,11 +20,15 @@ pub use forwarding::{BridgePort, BridgeRow, FloodRow, Forwarding, NeighbourEntry
 pub use kernel::{FdbRow, KernelDump, Link, NeighbourRow};
 pub use store::{StoreDump, StoreEntry};
 
+use crate::command::CommandOutput;
 use crate::lab::{Host, Lab};
 use crate::netns::NetnsName;
 
 /// Lines of each log in [`everything`].
 const LOG_LINES: usize = 60;
+
+/// How long an agent may take to explain itself in [`everything`]; a paused one never does.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What the agent wants, has read, and was told: `weft dump`.
 #[derive(Debug, Clone, PartialEq)]
@@ -113,7 +118,8 @@ pub fn everything(lab: &Lab) -> String {
         let name = host.name();
         for command in ["status", "plan"] {
             let title = format!("{name}: weft {command}");
-            section(&mut text, &title, host.weft(&[command]));
+            let answer = host.weft_within(ANSWER_DEADLINE, &[command]);
+            section(&mut text, &title, answer.and_then(CommandOutput::success));
         }
         section(
             &mut text,
@@ -173,7 +179,7 @@ fn describe_namespace(text: &mut String, netns: &NetnsName) {
         let mut command = std::process::Command::new(words[0]);
         let output = netns.output(command.args(&words[1..]));
         let title = format!("{netns}: {}", words.join(" "));
-        section(text, &title, output.and_then(crate::CommandOutput::success));
+        section(text, &title, output.and_then(CommandOutput::success));
     }
 }
 

@@ -48,7 +48,8 @@ pub struct Lab {
 
 impl Lab {
     /// Brings a lab up and waits until etcd is healthy, the controller runs and every agent has
-    /// converged. Labs of one process wait for one another, so tests need not be serialised.
+    /// converged. Labs of one process wait for one another, so tests need not be serialised; a
+    /// thread that has one must drop it before it makes another.
     ///
     /// # Errors
     /// [`LabError`] when something needed is missing or in the way; otherwise what did not come

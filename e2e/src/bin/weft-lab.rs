@@ -51,7 +51,7 @@ Exit status:
 
 /// Hosts from network namespaces, with etcd, controller and agents: a Weft cluster on one machine.
 #[derive(Debug, Parser)]
-#[command(name = "weft-lab", version, after_help = AFTER_HELP)]
+#[command(name = "weft-lab", version, after_long_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

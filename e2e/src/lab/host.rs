@@ -4,12 +4,13 @@ use std::env;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use super::LabError;
 use super::state::{LabState, RUN_DIRECTORY};
+use super::{LabError, READY_DEADLINE};
 use crate::command::CommandOutput;
 use crate::netns::NetnsName;
 use crate::topology::HostId;
@@ -98,13 +99,22 @@ impl Host {
     /// Like [`Self::weft`], with the failure as a value, for tests of refusals.
     ///
     /// # Errors
-    /// When the lab has no `weft`.
+    /// When the lab has no `weft`, or it has not ended after 30 s.
     pub fn try_weft(&self, arguments: &[&str]) -> Result<CommandOutput> {
+        self.weft_within(READY_DEADLINE, arguments)
+    }
+
+    /// Like [`Self::try_weft`] with another deadline; an agent that is paused does not answer.
+    ///
+    /// # Errors
+    /// When the lab has no `weft`, or it has not ended after `deadline`.
+    pub fn weft_within(&self, deadline: Duration, arguments: &[&str]) -> Result<CommandOutput> {
         let weft = self.weft.as_deref().ok_or(LabError::NoAgents)?;
         let mut command = Command::new(weft);
         command.args(arguments);
         self.set_environment(&mut command);
-        self.netns().output(&mut command)
+        self.netns()
+            .enter(|| CommandOutput::within(&mut command, deadline))?
     }
 
     /// Runs `weft ... --output json` and decodes what it prints.

@@ -46,9 +46,8 @@ pub(super) fn remove_run_directory() -> Result<()> {
 
 /// Ends the processes in a container, then removes it and the resolver that the agent gave it.
 pub(super) fn remove_container(container: &ContainerRecord) -> Result<()> {
-    if let Some(id) = container.id {
-        end_all(&process::observe_inside(&BTreeSet::from([id])))?;
-    }
+    let inside = present(&container.name, container.id).into_iter().collect();
+    end_all(&process::observe_inside(&inside))?;
     remove_namespace(&container.name, container.id)?;
     remove_resolver(&container.name)
 }
@@ -94,9 +93,18 @@ fn namespace_ids(state: &LabState) -> BTreeSet<NetnsId> {
         .map(|record| (&record.name, record.id));
     machines
         .chain(containers)
-        .filter_map(|(name, id)| id.or_else(|| name.observe_id()))
+        .filter_map(|(name, recorded)| present(name, recorded))
         .filter(|id| NetnsId::of_this_thread() != Some(*id))
         .collect()
+}
+
+/// The namespace of this name, unless it is known to be another than ours.
+///
+/// The kernel gives the number of a deleted namespace to a new one, so the number alone would not
+/// prove that it is ours.
+fn present(name: &NetnsName, recorded: Option<NetnsId>) -> Option<NetnsId> {
+    let now = name.observe_id()?;
+    recorded.is_none_or(|id| id == now).then_some(now)
 }
 
 fn end_all(processes: &[ProcessId]) -> Result<()> {

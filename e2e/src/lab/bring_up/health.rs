@@ -3,7 +3,10 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 
+use serde_json::Value;
+
 use super::PROBE_TIMEOUT;
+use crate::command::CommandOutput;
 use crate::lab::Host;
 use crate::netns::NetnsName;
 use crate::topology::EtcdMember;
@@ -34,9 +37,12 @@ fn ask_health(address: SocketAddr) -> std::io::Result<String> {
 
 /// `Err` holds what `weft status` says instead of being converged.
 pub(super) fn observe_agent(host: &Host) -> Result<(), String> {
-    let status = host
-        .weft_json(&["status"])
+    let answer = host
+        .weft_within(PROBE_TIMEOUT * 3, &["status", "--output", "json"])
+        .and_then(CommandOutput::success)
         .map_err(|error| format!("{error:#}"))?;
+    let status: Value = serde_json::from_str(&answer)
+        .map_err(|error| format!("weft status answers {answer:?}: {error}"))?;
     if status["converged"] == true {
         Ok(())
     } else {
