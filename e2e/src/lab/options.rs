@@ -1,0 +1,132 @@
+//! What a lab is made of.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::LabError;
+use crate::topology::{MOST_HOSTS, Topology};
+
+/// What [`Lab::up`](crate::Lab::up) makes. The default is for tests: three hosts, one etcd,
+/// agents and controller, and a refusal to run outside `e2e/run-isolated.sh`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LabOptions {
+    /// Number of hosts, 1 to 240.
+    pub hosts: u8,
+    /// MTU of every underlay interface in bytes, 1280 to 65535.
+    pub underlay_mtu: u32,
+    /// Members of etcd.
+    pub etcd_members: EtcdMembers,
+    /// Whether to start the controller and an agent on every host; without, no `weft` is needed.
+    pub agents: bool,
+    /// Where etcd keeps its data instead of `/run/weft-lab`; only what is made there is removed.
+    pub data_directory: Option<PathBuf>,
+    /// The `weft` binary; else `$WEFT_BIN`, else the one beside the running program, else `PATH`.
+    pub weft: Option<PathBuf>,
+    /// Appended to the command line of every agent.
+    pub agent_arguments: Vec<String>,
+    /// Appended to the command line of the controller.
+    pub controller_arguments: Vec<String>,
+    /// Environment of agents and controller on top of the caller's.
+    pub environment: BTreeMap<String, String>,
+    /// Refuse to make namespaces on the machine itself.
+    pub require_isolation: bool,
+}
+
+/// Number of etcd's members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum EtcdMembers {
+    /// A single one, without redundancy.
+    One,
+    /// Three, of which one may be lost.
+    Three,
+}
+
+impl EtcdMembers {
+    /// The number.
+    #[must_use]
+    pub fn count(self) -> u8 {
+        match self {
+            Self::One => 1,
+            Self::Three => 3,
+        }
+    }
+}
+
+impl Default for LabOptions {
+    fn default() -> Self {
+        Self {
+            hosts: 3,
+            underlay_mtu: 1500,
+            etcd_members: EtcdMembers::One,
+            agents: true,
+            data_directory: None,
+            weft: None,
+            agent_arguments: Vec::new(),
+            controller_arguments: Vec::new(),
+            environment: BTreeMap::new(),
+            require_isolation: true,
+        }
+    }
+}
+
+impl LabOptions {
+    /// A lab of `hosts` hosts, otherwise the default.
+    #[must_use]
+    pub fn with_hosts(hosts: u8) -> Self {
+        Self {
+            hosts,
+            ..Self::default()
+        }
+    }
+
+    /// Network and etcd only.
+    #[must_use]
+    pub fn without_agents(self) -> Self {
+        Self {
+            agents: false,
+            ..self
+        }
+    }
+
+    pub(super) fn check(&self) -> Result<(), LabError> {
+        if !(1..=MOST_HOSTS).contains(&self.hosts) {
+            return Err(LabError::HostCount { hosts: self.hosts });
+        }
+        if !(1280..=65535).contains(&self.underlay_mtu) {
+            return Err(LabError::UnderlayMtu {
+                mtu: self.underlay_mtu,
+            });
+        }
+        Ok(())
+    }
+
+    pub(super) fn topology(&self) -> Topology {
+        Topology::new(self.hosts, self.etcd_members.count(), self.underlay_mtu)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refuses_numbers_that_no_lab_can_have() {
+        let with_mtu = |underlay_mtu| LabOptions {
+            underlay_mtu,
+            ..LabOptions::default()
+        };
+
+        for options in [
+            LabOptions::with_hosts(0),
+            LabOptions::with_hosts(241),
+            with_mtu(1279),
+            with_mtu(65536),
+        ] {
+            assert!(options.check().is_err(), "{options:?}");
+        }
+        assert!(LabOptions::with_hosts(240).check().is_ok());
+        assert!(with_mtu(1280).check().is_ok());
+    }
+}

@@ -1,0 +1,48 @@
+//! Traffic between namespaces, generated and checked inside the test program.
+//!
+//! Sockets are opened on a thread that has entered the namespace and stay in it, so streams run
+//! on ordinary threads of this process and one clock times both ends. No traffic tool has to
+//! be installed.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+mod frame;
+mod group;
+pub mod packet;
+mod stream;
+mod tcp;
+
+pub use frame::{Direction, FramePort, SeenFrame};
+pub use group::{Interface, broadcast, multicast};
+pub use stream::{Stream, StreamReport};
+pub use tcp::{TcpReport, tcp_transfer};
+
+use crate::eventually::wait_until;
+
+/// Receive buffer of every probe in bytes: on a busy machine a thread may not run for a second,
+/// and a packet lost here would be counted as lost by the network.
+const RECEIVE_BUFFER: usize = 16 << 20;
+
+/// Echo requests per second of [`ping`].
+const PING_RATE: u32 = 200;
+
+/// Sends ICMP echo requests from namespace `from` until the first reply; the time that took.
+///
+/// # Errors
+/// When there is no reply within `deadline`.
+pub fn ping(from: &str, address: IpAddr, deadline: Duration) -> Result<Duration> {
+    let stream = Stream::icmp(from, address, PING_RATE)?;
+    wait_until(
+        deadline,
+        &format!("reply of {address} to {from}"),
+        || match stream.received() {
+            0 => Err(format!("{} requests sent", stream.sent())),
+            _ => Ok(()),
+        },
+    )?;
+    let report = stream.stop()?;
+    report.first_after.context("timing the first reply")
+}

@@ -1,0 +1,185 @@
+//! Bytes of packets, for probes and for frames that no ordinary socket would send.
+//!
+//! Pure. Only what tests of a Layer 2 network need: Ethernet, ARP, IPv4 with UDP, VXLAN, ICMP echo.
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// An Ethernet address.
+pub type MacBytes = [u8; 6];
+
+/// The broadcast address.
+pub const BROADCAST: MacBytes = [0xff; 6];
+/// EtherType of ARP.
+pub const ETHERTYPE_ARP: u16 = 0x0806;
+/// EtherType of IPv4.
+pub const ETHERTYPE_IPV4: u16 = 0x0800;
+/// ARP request, RFC 826.
+pub const ARP_REQUEST: u16 = 1;
+/// ARP reply, RFC 826.
+pub const ARP_REPLY: u16 = 2;
+
+/// Bytes of a probe's content.
+const PROBE_LENGTH: usize = 16;
+
+/// An Ethernet frame without VLAN tag.
+#[must_use]
+pub fn ethernet(
+    destination: MacBytes,
+    source: MacBytes,
+    ethertype: u16,
+    content: &[u8],
+) -> Vec<u8> {
+    let header = [&destination[..], &source, &ethertype.to_be_bytes()];
+    [&header.concat()[..], content].concat()
+}
+
+/// One side of an ARP packet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArpParty {
+    /// Hardware address.
+    pub mac: MacBytes,
+    /// Protocol address.
+    pub ip: Ipv4Addr,
+}
+
+/// An ARP packet for Ethernet and IPv4, RFC 826; goes into [`ethernet`].
+#[must_use]
+pub fn arp(operation: u16, sender: ArpParty, target: ArpParty) -> Vec<u8> {
+    let party = |party: ArpParty| [&party.mac[..], &party.ip.octets()].concat();
+    [
+        &[0, 1, 8, 0, 6, 4][..],
+        &operation.to_be_bytes(),
+        &party(sender),
+        &party(target),
+    ]
+    .concat()
+}
+
+/// An address and port.
+pub type Udp4Party = (Ipv4Addr, u16);
+
+/// An IPv4 packet with a UDP datagram that carries no checksum (RFC 768 allows that over IPv4);
+/// goes into [`ethernet`].
+///
+/// # Panics
+/// When the content does not fit into one packet.
+#[must_use]
+pub fn udp4(source: Udp4Party, destination: Udp4Party, content: &[u8]) -> Vec<u8> {
+    let length = |bytes: usize| {
+        u16::try_from(bytes)
+            .expect("a test's packet is shorter than 64 KiB")
+            .to_be_bytes()
+    };
+    let datagram = [
+        &source.1.to_be_bytes()[..],
+        &destination.1.to_be_bytes(),
+        &length(8 + content.len()),
+        &[0, 0],
+        content,
+    ]
+    .concat();
+    let mut header = [
+        &[0x45, 0][..],
+        &length(20 + datagram.len()),
+        &[0, 0, 0, 0, 64, 17, 0, 0],
+        &source.0.octets(),
+        &destination.0.octets(),
+    ]
+    .concat();
+    let sum = checksum(&header).to_be_bytes();
+    header[10..12].copy_from_slice(&sum);
+    [header, datagram].concat()
+}
+
+/// A frame inside VXLAN, RFC 7348; goes into [`udp4`]. Bits of `vni` above 24 are cut off.
+#[must_use]
+pub fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
+    let header = [&[0x08, 0, 0, 0][..], &(vni << 8).to_be_bytes()].concat();
+    [&header[..], frame].concat()
+}
+
+/// An ICMP or ICMPv6 echo message of the given type; identifier from `mark`, number from
+/// `sequence`. The kernel fills in the checksum of ICMPv6.
+pub(super) fn icmp_echo(kind: u8, mark: u64, sequence: u64, content: &[u8]) -> Vec<u8> {
+    let low = |value: u64| [value.to_be_bytes()[6], value.to_be_bytes()[7]];
+    let mut message = [&[kind, 0, 0, 0][..], &low(mark), &low(sequence), content].concat();
+    let sum = checksum(&message).to_be_bytes();
+    message[2..4].copy_from_slice(&sum);
+    message
+}
+
+/// A number that tells this probe's packets from all others on the machine.
+pub(super) fn new_mark() -> u64 {
+    static COUNT: AtomicU64 = AtomicU64::new(1);
+    (u64::from(std::process::id()) << 32) | COUNT.fetch_add(1, Ordering::Relaxed)
+}
+
+pub(super) fn probe(mark: u64, sequence: u64) -> [u8; PROBE_LENGTH] {
+    let mut content = [0; PROBE_LENGTH];
+    content[..8].copy_from_slice(&mark.to_be_bytes());
+    content[8..].copy_from_slice(&sequence.to_be_bytes());
+    content
+}
+
+/// The sequence number of a probe with this mark.
+pub(super) fn parse_probe(content: &[u8], mark: u64) -> Option<u64> {
+    let (found, sequence) = content.split_at_checked(8)?;
+    let sequence = sequence.first_chunk()?;
+    (found == mark.to_be_bytes()).then(|| u64::from_be_bytes(*sequence))
+}
+
+/// The Internet checksum, RFC 1071.
+fn checksum(bytes: &[u8]) -> u16 {
+    let words = bytes
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from));
+    let mut sum: u32 = words.sum();
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !u16::try_from(sum).expect("folded to 16 bits above")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_header_sums_to_zero() {
+        let source = (Ipv4Addr::new(192, 168, 56, 11), 40000);
+        let destination = (Ipv4Addr::new(192, 168, 56, 12), 4789);
+
+        let packet = udp4(source, destination, &vxlan(0x0012_3456, &[1, 2, 3]));
+
+        assert_eq!(checksum(&packet[..20]), 0);
+        assert_eq!(packet[2..4], [0, 39]);
+        assert_eq!(packet[28..36], [8, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
+    }
+
+    #[test]
+    fn arp_in_ethernet_has_the_length_of_the_standard() {
+        let party = ArpParty {
+            mac: [2, 0, 0, 0, 0, 1],
+            ip: Ipv4Addr::LOCALHOST,
+        };
+
+        let frame = ethernet(
+            BROADCAST,
+            party.mac,
+            ETHERTYPE_ARP,
+            &arp(ARP_REQUEST, party, party),
+        );
+
+        assert_eq!(frame.len(), 42);
+    }
+
+    #[test]
+    fn probe_is_recognised_by_its_mark_only() {
+        let content = probe(7, 99);
+
+        assert_eq!(parse_probe(&content, 7), Some(99));
+        assert_eq!(parse_probe(&content, 8), None);
+        assert_eq!(parse_probe(&content[..15], 7), None);
+    }
+}
