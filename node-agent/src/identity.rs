@@ -86,7 +86,7 @@ impl StateDir {
             return text.trim().parse().map_err(damaged);
         }
         let id = NodeId::from_entropy(entropy);
-        self.write("node-id", &format!("{id}\n"))?;
+        self.write("node-id", format!("{id}\n").as_bytes())?;
         Ok(id)
     }
 
@@ -100,7 +100,28 @@ impl StateDir {
     /// # Errors
     /// When the file cannot be written.
     pub fn set_lease(&self, lease: i64) -> Result<(), IdentityError> {
-        self.write("lease", &format!("{lease:x}\n"))
+        self.write("lease", format!("{lease:x}\n").as_bytes())
+    }
+
+    /// The bytes of a file that [`Self::write_frame`] wrote, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn read_frame(&self, name: &str) -> Result<Option<Vec<u8>>, IdentityError> {
+        let path = self.path.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(cause) => Err(IdentityError::Io { action: "reading", path, cause }),
+        }
+    }
+
+    /// Keeps bytes durably.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write_frame(&self, name: &str, bytes: &[u8]) -> Result<(), IdentityError> {
+        self.write(name, bytes)
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, IdentityError> {
@@ -113,12 +134,12 @@ impl StateDir {
     }
 
     /// Replaces a file, durably: after a crash there is the old content or the new one.
-    fn write(&self, name: &str, content: &str) -> Result<(), IdentityError> {
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), IdentityError> {
         let path = self.path.join(name);
         let draft = self.path.join(format!("{name}.new"));
         let written = || -> io::Result<()> {
             let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&draft)?;
-            file.write_all(content.as_bytes())?;
+            file.write_all(content)?;
             file.sync_all()?;
             fs::rename(&draft, &path)?;
             File::open(&self.path)?.sync_all()

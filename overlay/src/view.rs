@@ -9,6 +9,7 @@ use std::{
     net::{IpAddr, Ipv6Addr},
 };
 
+pub use crate::claims::Stored;
 use crate::{
     codec::{DecodeError, decode_record},
     id::{EndpointId, Mac, Name, NetworkId, NodeId},
@@ -31,15 +32,6 @@ pub struct NodeConfig {
     pub vtep: IpAddr,
     /// UDP port of VXLAN.
     pub vxlan_port: u16,
-}
-
-/// A record with the revision at which it was last changed.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Stored<T> {
-    /// The record.
-    pub record: T,
-    /// Its mod revision.
-    pub revision: Revision,
 }
 
 /// Everything that a node's desired kernel state is a function of.
@@ -332,7 +324,7 @@ impl NodeView {
         let Some(ip) = record.primary_address() else { return affected };
         let known = self.networks.get(&network).and_then(|view| view.endpoints.get(&ip)).map(|s| s.revision);
         if self.network(network).is_some() && known.is_none_or(|known| known < revision) {
-            affected.append(&mut self.change_endpoint(network, ip, Some(Stored { record, revision })));
+            affected.append(&mut self.change_endpoint(network, ip, Some(Stored { record, revision, lease: 0 })));
         }
         affected
     }
@@ -372,7 +364,7 @@ impl NodeView {
             return BTreeSet::new();
         }
         let Some(record) = self.read::<NetworkSpec>(kv) else { return BTreeSet::new() };
-        self.change_spec(network, Some(Stored { record, revision: kv.mod_revision }))
+        self.change_spec(network, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
     }
 
     fn put_member(&mut self, network: NetworkId, node: NodeId, kv: &KeyValue) -> BTreeSet<ObjectId> {
@@ -380,7 +372,7 @@ impl NodeView {
             return BTreeSet::new();
         }
         let Some(record) = self.read::<MemberRecord>(kv) else { return BTreeSet::new() };
-        self.change_member(network, node, Some(Stored { record, revision: kv.mod_revision }))
+        self.change_member(network, node, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
     }
 
     fn put_endpoint(&mut self, network: NetworkId, ip: IpAddr, kv: &KeyValue) -> BTreeSet<ObjectId> {
@@ -393,7 +385,7 @@ impl NodeView {
             self.quarantine.insert(kv.key.clone(), reason);
             return BTreeSet::new();
         }
-        self.change_endpoint(network, ip, Some(Stored { record, revision: kv.mod_revision }))
+        self.change_endpoint(network, ip, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
     }
 
     fn change_spec(&mut self, network: NetworkId, spec: Option<Stored<NetworkSpec>>) -> BTreeSet<ObjectId> {
@@ -438,6 +430,12 @@ impl NodeView {
         let before = view.unindex(ip);
         if let Some(stored) = &endpoint {
             view.index(ip, stored.clone());
+        }
+        if let Some(before) = &before
+            && endpoint.as_ref().is_none_or(|after| after.record.id != before.record.id)
+        {
+            // Its removal is complete.
+            self.detaching.remove(&before.record.id);
         }
         let own = self.config.node;
         let is_own_leg = |record: &EndpointRecord| record.kind == EndpointKind::Leg && record.node == own;

@@ -52,6 +52,11 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
         Self { client, handle, running: Arc::default() }
     }
 
+    /// The way to the reconciler.
+    pub fn handle(&self) -> &Handle<K> {
+        &self.handle
+    }
+
     /// Follows a network from now on.
     pub fn follow(&self, network: NetworkId) {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
