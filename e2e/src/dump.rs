@@ -78,7 +78,7 @@ pub fn store(lab: &Lab) -> Result<StoreDump> {
     StoreDump::observe(&lab.topology()?)
 }
 
-/// Compares every host's kernel with what the store asks of it; for [`eventually`](crate::eventually).
+/// Compares every host's kernel with what the store asks of it; for [`eventually`](crate::eventually()).
 ///
 /// # Errors
 /// The differences, per host.

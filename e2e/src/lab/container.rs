@@ -221,7 +221,11 @@ fn networks_of(endpoints: &Value, host: &str, name: &str) -> Vec<String> {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|endpoint| endpoint["name"] == name && endpoint["node"] == host)
+        .filter(|endpoint| endpoint["node"] == host)
+        .filter(|endpoint| match &endpoint["container"] {
+            Value::String(container) => container == name,
+            _ => endpoint["name"] == name,
+        })
         .filter_map(|endpoint| endpoint["network"].as_str().map(str::to_owned))
         .collect()
 }
@@ -231,13 +235,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_endpoints_of_this_name_on_this_host_count_as_connected() {
+    fn only_endpoints_of_this_container_on_this_host_count_as_connected() {
         let endpoints = serde_json::json!([
             {"name": "ct1", "node": "h1", "network": "blue"},
             {"name": "ct1", "node": "h2", "network": "red"},
             {"name": "ct2", "node": "h1", "network": "green"},
+            {"name": "db", "container": "ct1", "node": "h1", "network": "grey"},
+            {"name": "ct1", "container": "ct9", "node": "h1", "network": "pink"},
         ]);
 
-        assert_eq!(networks_of(&endpoints, "h1", "ct1"), ["blue"]);
+        assert_eq!(networks_of(&endpoints, "h1", "ct1"), ["blue", "grey"]);
     }
 }
