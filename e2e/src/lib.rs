@@ -18,6 +18,4 @@ pub mod traffic;
 
 pub use command::CommandOutput;
 pub use eventually::{NotInTime, eventually, wait_until};
-pub use lab::{
-    Container, ContainerSpec, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, StatusRow,
-};
+pub use lab::{Container, ContainerSpec, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, StatusRow};
