@@ -33,10 +33,7 @@ impl CommandOutput {
     /// When the program cannot be started; its own failure is in [`Self::status`].
     pub fn of(command: &mut Command) -> Result<Self> {
         let line = command_line(command);
-        let output = command
-            .stdin(Stdio::null())
-            .output()
-            .with_context(|| format!("starting `{line}`"))?;
+        let output = command.stdin(Stdio::null()).output().with_context(|| format!("starting `{line}`"))?;
         Ok(Self::new(line, &output))
     }
 
@@ -54,12 +51,10 @@ impl CommandOutput {
             .with_context(|| format!("starting `{line}`"))?;
         let stdout = child.stdout.take().map(collect);
         let stderr = child.stderr.take().map(collect);
-        let ended = wait_until(deadline, &format!("end of `{line}`"), || {
-            match child.try_wait() {
-                Ok(Some(status)) => Ok(status),
-                Ok(None) => Err("running".to_owned()),
-                Err(error) => Err(error.to_string()),
-            }
+        let ended = wait_until(deadline, &format!("end of `{line}`"), || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            Ok(None) => Err("running".to_owned()),
+            Err(error) => Err(error.to_string()),
         });
         if ended.is_err() {
             child.kill().with_context(|| format!("ending `{line}`"))?;
@@ -128,20 +123,15 @@ fn joined(collector: Option<Collector>) -> io::Result<Vec<u8>> {
 /// Exit status as shells count it: 128 + signal number after a signal.
 #[must_use]
 pub fn exit_code(status: ExitStatus) -> u8 {
-    let code = status
-        .code()
-        .or_else(|| status.signal().map(|signal| 128 + signal));
-    code.and_then(|code| u8::try_from(code).ok())
-        .unwrap_or(u8::MAX)
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    code.and_then(|code| u8::try_from(code).ok()).unwrap_or(u8::MAX)
 }
 
 /// The program and its arguments, separated by blanks.
 #[must_use]
 pub fn command_line(command: &Command) -> String {
-    let words: Vec<_> = std::iter::once(command.get_program())
-        .chain(command.get_args())
-        .map(|word| word.to_string_lossy())
-        .collect();
+    let words: Vec<_> =
+        std::iter::once(command.get_program()).chain(command.get_args()).map(|word| word.to_string_lossy()).collect();
     words.join(" ")
 }
 
@@ -153,8 +143,7 @@ mod tests {
     fn program_that_hangs_is_ended_at_its_deadline() {
         let mut command = Command::new("sleep");
 
-        let error = CommandOutput::within(command.arg("60"), Duration::from_millis(50))
-            .expect_err("it sleeps longer");
+        let error = CommandOutput::within(command.arg("60"), Duration::from_millis(50)).expect_err("it sleeps longer");
 
         assert!(error.to_string().contains("`sleep 60`"), "{error:#}");
     }
@@ -166,10 +155,7 @@ mod tests {
 
         let output = CommandOutput::within(&mut command, Duration::from_secs(10)).unwrap();
 
-        assert_eq!(
-            (output.stdout.len(), output.stderr.as_str()),
-            (200_000, "oops\n")
-        );
+        assert_eq!((output.stdout.len(), output.stderr.as_str()), (200_000, "oops\n"));
         assert_eq!(output.status, 137);
         assert!(output.success().is_err());
     }

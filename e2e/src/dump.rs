@@ -78,17 +78,13 @@ pub fn store(lab: &Lab) -> Result<StoreDump> {
     StoreDump::observe(&lab.topology()?)
 }
 
-/// Compares every host's kernel with what the store asks of it; for [`eventually`](crate::eventually).
+/// Compares every host's kernel with what the store asks of it; for [`eventually`](crate::eventually()).
 ///
 /// # Errors
 /// The differences, per host.
 pub fn check_forwarding(lab: &Lab) -> Result<(), String> {
     let differences = forwarding_differences(lab).map_err(|error| format!("{error:#}"))?;
-    if differences.is_empty() {
-        Ok(())
-    } else {
-        Err(differences)
-    }
+    if differences.is_empty() { Ok(()) } else { Err(differences) }
 }
 
 fn forwarding_differences(lab: &Lab) -> Result<String> {
@@ -121,22 +117,14 @@ pub fn everything(lab: &Lab) -> String {
             let answer = host.weft_within(ANSWER_DEADLINE, &[command]);
             section(&mut text, &title, answer.and_then(CommandOutput::success));
         }
-        section(
-            &mut text,
-            &format!("{name}: log"),
-            Ok(tail(&host.log(), LOG_LINES)),
-        );
+        section(&mut text, &format!("{name}: log"), Ok(tail(&host.log(), LOG_LINES)));
         describe_namespace(&mut text, &host.netns());
         describe_namespace(&mut text, &host.data_plane_netns());
     }
     for daemon in ["controller", "etcd1", "etcd2", "etcd3"] {
         let log = crate::lab::log_path(daemon);
         if log.exists() {
-            section(
-                &mut text,
-                &format!("{daemon}: log"),
-                Ok(tail(&log, LOG_LINES)),
-            );
+            section(&mut text, &format!("{daemon}: log"), Ok(tail(&log, LOG_LINES)));
         }
     }
     text
@@ -161,11 +149,7 @@ fn status(lab: &Lab) -> Result<String> {
 
 fn describe_namespace(text: &mut String, netns: &NetnsName) {
     if !netns.exists() {
-        section(
-            text,
-            &format!("{netns}: no such network namespace"),
-            Ok(String::new()),
-        );
+        section(text, &format!("{netns}: no such network namespace"), Ok(String::new()));
         return;
     }
     let commands: [&[&str]; 5] = [

@@ -38,11 +38,7 @@ pub fn wait_until<T>(
         match probe() {
             Ok(value) => return Ok(value),
             Err(last_seen) if past_deadline => {
-                return Err(NotInTime {
-                    what: what.to_owned(),
-                    deadline,
-                    last_seen,
-                });
+                return Err(NotInTime { what: what.to_owned(), deadline, last_seen });
             }
             Err(_) => thread::sleep(POLL_INTERVAL),
         }
@@ -55,15 +51,8 @@ pub fn wait_until<T>(
 /// When the deadline passes; the message carries what was last seen. A panic, unlike a returned
 /// error, also makes the [`Lab`](crate::Lab) print its dump.
 #[track_caller]
-#[expect(
-    clippy::panic,
-    reason = "a test ends here, and the lab's dump hangs on the panic"
-)]
-pub fn eventually<T>(
-    deadline: Duration,
-    what: &str,
-    probe: impl FnMut() -> Result<T, String>,
-) -> T {
+#[expect(clippy::panic, reason = "a test ends here, and the lab's dump hangs on the panic")]
+pub fn eventually<T>(deadline: Duration, what: &str, probe: impl FnMut() -> Result<T, String>) -> T {
     match wait_until(deadline, what, probe) {
         Ok(value) => value,
         Err(timeout) => panic!("{timeout}"),
@@ -80,11 +69,7 @@ mod tests {
 
         let value = eventually(Duration::from_secs(5), "third call", || {
             calls += 1;
-            if calls == 3 {
-                Ok(calls)
-            } else {
-                Err("early".into())
-            }
+            if calls == 3 { Ok(calls) } else { Err("early".into()) }
         });
 
         assert_eq!(value, 3);
@@ -95,9 +80,6 @@ mod tests {
         let error = wait_until::<()>(Duration::ZERO, "agent ready", || Err("pending: 2".into()))
             .expect_err("the probe never succeeds");
 
-        assert_eq!(
-            error.to_string(),
-            "agent ready: not within 0 ms, last seen: pending: 2"
-        );
+        assert_eq!(error.to_string(), "agent ready: not within 0 ms, last seen: pending: 2");
     }
 }

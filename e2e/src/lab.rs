@@ -100,8 +100,7 @@ impl Lab {
     #[must_use]
     #[track_caller]
     pub fn host(&self, number: u8) -> Host {
-        self.find_host(&format!("h{number}"))
-            .expect("the test asks for a host that its lab has")
+        self.find_host(&format!("h{number}")).expect("the test asks for a host that its lab has")
     }
 
     /// The host called `name`.
@@ -112,11 +111,7 @@ impl Lab {
         let state = self.state()?;
         let id: HostId = name.parse()?;
         if !state.topology().hosts.contains(&id) {
-            return Err(LabError::UnknownHost {
-                host: id,
-                hosts: state.options.hosts,
-            }
-            .into());
+            return Err(LabError::UnknownHost { host: id, hosts: state.options.hosts }.into());
         }
         Ok(Host::new(id, &state))
     }
@@ -169,10 +164,7 @@ pub(crate) fn log_path(daemon: &str) -> PathBuf {
 }
 
 impl Drop for Lab {
-    #[expect(
-        clippy::print_stderr,
-        reason = "what a failed test leaves to its reader"
-    )]
+    #[expect(clippy::print_stderr, reason = "what a failed test leaves to its reader")]
     fn drop(&mut self) {
         if self.turn.is_none() {
             return;

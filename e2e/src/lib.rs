@@ -2,7 +2,7 @@
 //!
 //! [`Lab::up`] makes hosts `h1..hN`, their underlay, a NAT uplink each, etcd, the controller and
 //! one agent per host, all from the real `weft` binary; dropping the [`Lab`] takes everything down.
-//! Tests act through [`Lab`] and [`Host`], wait with [`eventually`], measure with [`traffic`] and
+//! Tests act through [`Lab`] and [`Host`], wait with [`eventually()`], measure with [`traffic`] and
 //! compare with [`dump`]. The `weft-lab` program is a thin shell around the same calls.
 //!
 //! Nothing here knows how Weft works inside: it runs the binary and reads the kernel and etcd.
@@ -18,6 +18,4 @@ pub mod traffic;
 
 pub use command::CommandOutput;
 pub use eventually::{NotInTime, eventually, wait_until};
-pub use lab::{
-    Container, ContainerSpec, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, StatusRow,
-};
+pub use lab::{Container, ContainerSpec, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, StatusRow};

@@ -48,9 +48,7 @@ impl FromStr for NetnsName {
     type Err = BadNetnsName;
 
     fn from_str(name: &str) -> Result<Self, BadNetnsName> {
-        let good_characters = name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        let good_characters = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
         let good_length = (1..=LONGEST_NAME).contains(&name.len());
         if good_characters && good_length && !name.starts_with(['.', '-']) {
             Ok(Self(name.to_owned()))
@@ -126,10 +124,8 @@ impl NetnsName {
     /// # Errors
     /// When the namespace does not exist or may not be entered.
     pub fn enter_this_thread(&self) -> Result<()> {
-        let file =
-            File::open(self.path()).with_context(|| format!("opening network namespace {self}"))?;
-        setns(file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("entering network namespace {self}"))
+        let file = File::open(self.path()).with_context(|| format!("opening network namespace {self}"))?;
+        setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering network namespace {self}"))
     }
 
     /// Starts `command` in this namespace.
@@ -138,8 +134,7 @@ impl NetnsName {
     /// When the namespace cannot be entered or the program cannot be started.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
         let line = crate::command::command_line(command);
-        self.enter(|| command.spawn())?
-            .with_context(|| format!("starting `{line}` in {self}"))
+        self.enter(|| command.spawn())?.with_context(|| format!("starting `{line}` in {self}"))
     }
 
     /// Runs `command` to its end in this namespace.
@@ -155,8 +150,7 @@ impl NetnsName {
     /// # Errors
     /// When it cannot be started or fails; its message is in the error.
     pub fn feed(&self, words: &[&str], input: &str) -> Result<()> {
-        self.enter(|| feed(words, input))?
-            .with_context(|| format!("configuring {self}"))
+        self.enter(|| feed(words, input))?.with_context(|| format!("configuring {self}"))
     }
 
     /// Sets one kernel parameter of this namespace, given as a path below `/proc/sys`.
@@ -202,10 +196,7 @@ impl NetnsId {
     #[must_use]
     pub fn of(path: &Path) -> Option<Self> {
         let metadata = fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-        })
+        Some(Self { device: metadata.dev(), inode: metadata.ino() })
     }
 
     /// The namespace of the calling thread.
@@ -225,10 +216,7 @@ pub(crate) fn is_namespace(path: &Path) -> bool {
 /// # Errors
 /// When one of them exists or cannot be made; the others may have been made.
 pub fn create(names: &[&NetnsName]) -> Result<()> {
-    let batch: String = names
-        .iter()
-        .map(|name| format!("netns add {name}\n"))
-        .collect();
+    let batch: String = names.iter().map(|name| format!("netns add {name}\n")).collect();
     feed(&["ip", "-batch", "-"], &batch).context("making network namespaces")
 }
 
@@ -245,16 +233,10 @@ fn feed(words: &[&str], input: &str) -> Result<()> {
     // A program that fails early closes its input; its message says more than the broken pipe.
     let written = stdin.write_all(input.as_bytes());
     drop(stdin);
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("waiting for {program}"))?;
+    let output = child.wait_with_output().with_context(|| format!("waiting for {program}"))?;
     if !output.status.success() {
         let message = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "`{}` refused: {}\ninput was:\n{input}",
-            words.join(" "),
-            message.trim_end()
-        );
+        bail!("`{}` refused: {}\ninput was:\n{input}", words.join(" "), message.trim_end());
     }
     written.with_context(|| format!("writing to {program}"))
 }
@@ -268,17 +250,7 @@ mod tests {
         for name in ["ct1", "weft-h1", "a.b_c-d", &"x".repeat(200)] {
             assert_eq!(name.parse::<NetnsName>().map(String::from), Ok(name.into()));
         }
-        for name in [
-            "",
-            ".",
-            "..",
-            "a/b",
-            "-n",
-            "a b",
-            "a\0",
-            "é",
-            &"x".repeat(201),
-        ] {
+        for name in ["", ".", "..", "a/b", "-n", "a b", "a\0", "é", &"x".repeat(201)] {
             assert!(name.parse::<NetnsName>().is_err(), "{name:?}");
         }
     }

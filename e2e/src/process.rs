@@ -99,10 +99,7 @@ impl ProcessId {
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
         let stat = Stat::read(pid)?;
-        Some(Self {
-            pid,
-            start_time: stat.start_time,
-        })
+        Some(Self { pid, start_time: stat.start_time })
     }
 
     /// The process number.
@@ -136,9 +133,7 @@ impl ProcessId {
         match kill(Pid::from_raw(self.pid), signal) {
             Ok(()) => Ok(true),
             Err(Errno::ESRCH) => Ok(false),
-            Err(errno) => {
-                Err(errno).with_context(|| format!("sending {signal} to process {}", self.pid))
-            }
+            Err(errno) => Err(errno).with_context(|| format!("sending {signal} to process {}", self.pid)),
         }
     }
 
@@ -161,8 +156,7 @@ impl ProcessId {
         match waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => false,
             Ok(_) => true,
-            Err(_) => fs::read_dir(format!("/proc/{}/task", self.pid))
-                .map_or(true, |threads| threads.count() <= 1),
+            Err(_) => fs::read_dir(format!("/proc/{}/task", self.pid)).map_or(true, |threads| threads.count() <= 1),
         }
     }
 }
@@ -179,8 +173,7 @@ pub fn observe_inside(namespaces: &BTreeSet<NetnsId>) -> Vec<ProcessId> {
         .filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok())
         .filter(|pid| Some(*pid) != own)
         .filter(|pid| {
-            NetnsId::of(Path::new(&format!("/proc/{pid}/ns/net")))
-                .is_some_and(|netns| namespaces.contains(&netns))
+            NetnsId::of(Path::new(&format!("/proc/{pid}/ns/net"))).is_some_and(|netns| namespaces.contains(&netns))
         })
         .filter_map(ProcessId::of)
         .collect()
@@ -224,10 +217,7 @@ mod tests {
     fn process_with_another_start_time_is_neither_seen_nor_signalled() {
         let mut child = Command::new("sleep").arg("60").spawn().unwrap();
         let present = ProcessId::of(i32::try_from(child.id()).unwrap()).unwrap();
-        let recycled = ProcessId {
-            start_time: present.start_time + 1,
-            ..present
-        };
+        let recycled = ProcessId { start_time: present.start_time + 1, ..present };
 
         let sent = recycled.signal(Signal::SIGKILL).unwrap();
 
@@ -245,11 +235,7 @@ mod tests {
         let becomes = |wanted| {
             crate::eventually(Duration::from_secs(5), "process state", || {
                 let state = process.observe_state();
-                if state == wanted {
-                    Ok(())
-                } else {
-                    Err(format!("{state:?}"))
-                }
+                if state == wanted { Ok(()) } else { Err(format!("{state:?}")) }
             });
         };
 

@@ -131,15 +131,13 @@ impl FromStr for HostId {
     type Err = BadHostId;
 
     fn from_str(word: &str) -> Result<Self, BadHostId> {
-        let number = word.strip_prefix('h').filter(|digits| {
-            !digits.starts_with('0') && digits.bytes().all(|digit| digit.is_ascii_digit())
-        });
+        let number = word
+            .strip_prefix('h')
+            .filter(|digits| !digits.starts_with('0') && digits.bytes().all(|digit| digit.is_ascii_digit()));
         number
             .and_then(|digits| digits.parse().ok())
             .and_then(|number| Self::new(number).ok())
-            .ok_or_else(|| BadHostId {
-                word: word.escape_default().to_string(),
-            })
+            .ok_or_else(|| BadHostId { word: word.escape_default().to_string() })
     }
 }
 
@@ -239,16 +237,12 @@ impl Topology {
     /// The namespaces that the agents make for their data planes.
     #[must_use]
     pub fn data_plane_namespaces(&self) -> Vec<NetnsName> {
-        self.hosts
-            .iter()
-            .map(|host| host.data_plane_netns())
-            .collect()
+        self.hosts.iter().map(|host| host.data_plane_netns()).collect()
     }
 }
 
 pub(crate) fn fixed_name(name: &str) -> NetnsName {
-    name.parse()
-        .expect("names built from a fixed text and a number are well formed")
+    name.parse().expect("names built from a fixed text and a number are well formed")
 }
 
 #[cfg(test)]

@@ -35,14 +35,10 @@ const PING_RATE: u32 = 200;
 /// When there is no reply within `deadline`.
 pub fn ping(from: &str, address: IpAddr, deadline: Duration) -> Result<Duration> {
     let stream = Stream::icmp(from, address, PING_RATE)?;
-    wait_until(
-        deadline,
-        &format!("reply of {address} to {from}"),
-        || match stream.received() {
-            0 => Err(format!("{} requests sent", stream.sent())),
-            _ => Ok(()),
-        },
-    )?;
+    wait_until(deadline, &format!("reply of {address} to {from}"), || match stream.received() {
+        0 => Err(format!("{} requests sent", stream.sent())),
+        _ => Ok(()),
+    })?;
     let report = stream.stop()?;
     report.first_after.context("timing the first reply")
 }

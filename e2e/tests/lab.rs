@@ -1,9 +1,6 @@
 //! The lab itself, without Weft: its network is what it claims to be and faults do what they say.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failed step ends the test, in helpers of tests too"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed step ends the test, in helpers of tests too")]
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
@@ -11,8 +8,7 @@ use std::time::Duration;
 
 use weft_e2e::process::ProcessState;
 use weft_e2e::topology::{
-    CONTROL, CONTROLLER_ADDRESS, EtcdMember, HostId, NAT_ADDRESS, OUTSIDE, OUTSIDE_SERVER,
-    OUTSIDE_SERVER_V6,
+    CONTROL, CONTROLLER_ADDRESS, EtcdMember, HostId, NAT_ADDRESS, OUTSIDE, OUTSIDE_SERVER, OUTSIDE_SERVER_V6,
 };
 use weft_e2e::traffic::{self, FramePort, Interface, Stream, packet};
 use weft_e2e::{EtcdMembers, Lab, LabOptions, StatusRow, dump, eventually};
@@ -56,10 +52,7 @@ fn every_host_has_the_same_nat_address_and_reaches_the_outside_with_it() {
 
     for host in ["h1", "h2"] {
         let addresses = row(&lab, host).addresses;
-        assert!(
-            addresses.contains(&format!("eth0 {NAT_ADDRESS}/24")),
-            "{addresses:?}"
-        );
+        assert!(addresses.contains(&format!("eth0 {NAT_ADDRESS}/24")), "{addresses:?}");
         traffic::ping(host, OUTSIDE_SERVER.into(), SOON).unwrap();
         traffic::ping(host, OUTSIDE_SERVER_V6.into(), SOON).unwrap();
         traffic::tcp_transfer(host, OUTSIDE, OUTSIDE_SERVER.into(), 100_000).unwrap();
@@ -92,10 +85,7 @@ fn nat_reaches_neither_another_host_nor_the_machine() {
     assert!(traffic::ping("h1", Ipv4Addr::new(1, 1, 1, 1).into(), NEVER).is_err());
     let links = lab.in_netns(OUTSIDE, &["ip", "-json", "link"]).unwrap();
     let links: Vec<serde_json::Value> = serde_json::from_str(&links).unwrap();
-    let names: BTreeSet<_> = links
-        .iter()
-        .filter_map(|link| link["ifname"].as_str())
-        .collect();
+    let names: BTreeSet<_> = links.iter().filter_map(|link| link["ifname"].as_str()).collect();
     assert_eq!(names, BTreeSet::from(["lo", "wan", "h1", "h2"]));
 }
 
@@ -103,22 +93,10 @@ fn nat_reaches_neither_another_host_nor_the_machine() {
 fn nat_drops_every_source_but_its_own() {
     let lab = plain_lab(1);
     let foreign = "10.32.0.5/32";
-    lab.host(1)
-        .exec(&["ip", "address", "add", foreign, "dev", "lo"])
-        .unwrap();
+    lab.host(1).exec(&["ip", "address", "add", foreign, "dev", "lo"]).unwrap();
     let wire = FramePort::open(OUTSIDE, "wan").unwrap();
 
-    let output = lab
-        .host(1)
-        .try_exec(&[
-            "ping",
-            "-c1",
-            "-W1",
-            "-I",
-            "10.32.0.5",
-            &OUTSIDE_SERVER.to_string(),
-        ])
-        .unwrap();
+    let output = lab.host(1).try_exec(&["ping", "-c1", "-W1", "-I", "10.32.0.5", &OUTSIDE_SERVER.to_string()]).unwrap();
     let seen = wire.watch(NEVER, |frame| is_ipv4(&frame.bytes)).unwrap();
 
     assert!(!output.is_success(), "{output:?}");
@@ -135,10 +113,7 @@ fn cut_stops_the_underlay_and_nothing_else_until_healed() {
     assert_eq!(row(&lab, "h2").cuts, ["underlay"]);
     assert!(traffic::ping("h1", underlay(2), NEVER).is_err());
     traffic::ping("h2", OUTSIDE_SERVER.into(), SOON).unwrap();
-    let carrier = lab
-        .host(2)
-        .exec(&["ip", "link", "show", "dev", "eth1"])
-        .unwrap();
+    let carrier = lab.host(2).exec(&["ip", "link", "show", "dev", "eth1"]).unwrap();
     assert!(carrier.contains("NO-CARRIER"), "{carrier}");
     lab.heal("h2").unwrap();
 
@@ -179,24 +154,17 @@ fn heal_undoes_a_store_cut_too() {
 
 #[test]
 fn etcd_of_three_members_survives_the_loss_of_any_one() {
-    let lab = Lab::up(LabOptions {
-        etcd_members: EtcdMembers::Three,
-        ..LabOptions::with_hosts(1).without_agents()
-    })
-    .unwrap();
+    let lab =
+        Lab::up(LabOptions { etcd_members: EtcdMembers::Three, ..LabOptions::with_hosts(1).without_agents() }).unwrap();
 
     for member in lab.topology().unwrap().members {
         let name = member.to_string();
         lab.kill(&name).unwrap();
         assert_eq!(row(&lab, &name).state, Some(ProcessState::Stopped));
         let key = format!("/weft/v1/test/{member}");
-        eventually(SOON * 3, &format!("a write without {member}"), || {
-            put(&lab, &key)
-        });
+        eventually(SOON * 3, &format!("a write without {member}"), || put(&lab, &key));
         lab.start(&name).unwrap();
-        eventually(SOON * 3, &format!("health of {member}"), || {
-            health(&lab, member)
-        });
+        eventually(SOON * 3, &format!("health of {member}"), || health(&lab, member));
     }
 
     let keys = dump::store(&lab).unwrap().entries.len();
@@ -212,9 +180,7 @@ fn etcd_keeps_its_data_over_kill_and_start_of_all_members() {
     assert!(put(&lab, "/weft/v1/test/lost").is_err());
     lab.start("etcd").unwrap();
 
-    let store = eventually(SOON, "an answer of etcd", || {
-        dump::store(&lab).map_err(|error| format!("{error:#}"))
-    });
+    let store = eventually(SOON, "an answer of etcd", || dump::store(&lab).map_err(|error| format!("{error:#}")));
     let entry = store.entry("test/kept").unwrap();
     assert_eq!(entry.json().unwrap(), 1);
     assert!(store.entry("test/lost").is_none());
@@ -242,22 +208,9 @@ fn daemons_can_be_paused_resumed_stopped_and_started() {
 
 #[test]
 fn underlay_mtu_is_as_asked_for_and_changes_live() {
-    let lab = Lab::up(LabOptions {
-        underlay_mtu: 9000,
-        ..LabOptions::with_hosts(2).without_agents()
-    })
-    .unwrap();
+    let lab = Lab::up(LabOptions { underlay_mtu: 9000, ..LabOptions::with_hosts(2).without_agents() }).unwrap();
     let whole = |size: &str| {
-        let ping = [
-            "ping",
-            "-c1",
-            "-W1",
-            "-M",
-            "do",
-            "-s",
-            size,
-            "192.168.56.12",
-        ];
+        let ping = ["ping", "-c1", "-W1", "-M", "do", "-s", size, "192.168.56.12"];
         lab.host(1).try_exec(&ping).unwrap().is_success()
     };
     assert!(whole("8972"));
@@ -296,17 +249,10 @@ fn forged_frame_arrives_as_it_was_sent() {
     let destination = (Ipv4Addr::new(192, 168, 56, 12), 4789);
     let inner = packet::ethernet(packet::BROADCAST, [2, 0, 0, 0, 0, 9], 0x88b5, b"inner");
     let content = packet::udp4(source, destination, &packet::vxlan(7, &inner));
-    let frame = packet::ethernet(
-        receiver.mac(),
-        [2, 0, 0, 0, 0, 1],
-        packet::ETHERTYPE_IPV4,
-        &content,
-    );
+    let frame = packet::ethernet(receiver.mac(), [2, 0, 0, 0, 0, 1], packet::ETHERTYPE_IPV4, &content);
 
     sender.send(&frame).unwrap();
-    let seen = receiver
-        .watch(SOON, |seen| seen.bytes.ends_with(b"inner"))
-        .unwrap();
+    let seen = receiver.watch(SOON, |seen| seen.bytes.ends_with(b"inner")).unwrap();
 
     assert_eq!(seen.map(|seen| seen.bytes), Some(frame));
 }
@@ -329,12 +275,7 @@ fn everything_is_printed_for_a_failed_test() {
 
     let text = dump::everything(&lab);
 
-    for expected in [
-        "h2: bridge fdb show",
-        "h1: nft list ruleset",
-        "192.168.56.12/24",
-        "etcd1: log",
-    ] {
+    for expected in ["h2: bridge fdb show", "h1: nft list ruleset", "192.168.56.12/24", "etcd1: log"] {
         assert!(text.contains(expected), "{expected} is not in:\n{text}");
     }
 }
@@ -356,8 +297,5 @@ fn etcdctl(lab: &Lab, endpoints: &str, words: &[&str]) -> Result<(), String> {
     let endpoints = format!("--endpoints={endpoints}");
     let program = ["etcdctl", "--command-timeout=1s", &endpoints];
     let output = lab.try_in_netns(CONTROL, &[&program, words].concat());
-    output
-        .and_then(weft_e2e::CommandOutput::success)
-        .map(drop)
-        .map_err(|error| format!("{error:#}"))
+    output.and_then(weft_e2e::CommandOutput::success).map(drop).map_err(|error| format!("{error:#}"))
 }

@@ -1,10 +1,7 @@
 //! The lab owns what it made and nothing else: it takes all of its own down, touches nothing
 //! foreign, and its program passes on what its commands return.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a failed step ends the test, in helpers of tests too"
-)]
+#![expect(clippy::unwrap_used, reason = "a failed step ends the test, in helpers of tests too")]
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -38,11 +35,7 @@ fn change_state(change: impl FnOnce(&mut serde_json::Value)) {
 fn becomes(before: &Machine) {
     eventually(SOON, "the machine as before", || {
         let after = Machine::observe();
-        if after == *before {
-            Ok(())
-        } else {
-            Err(format!("{before:#?}\nbecame {after:#?}"))
-        }
+        if after == *before { Ok(()) } else { Err(format!("{before:#?}\nbecame {after:#?}")) }
     });
 }
 
@@ -78,14 +71,8 @@ fn down_leaves_nothing() {
     let mut inside = container.command(&["sleep".to_owned(), "60".to_owned()]);
     let mut left_inside = inside.spawn().unwrap();
     eventually(SOON, "the command in the container", || {
-        let names = lab
-            .in_netns("ct1", &["ip", "netns", "pids", "ct1"])
-            .unwrap();
-        if names.contains(&left_inside.id().to_string()) {
-            Ok(())
-        } else {
-            Err(names)
-        }
+        let names = lab.in_netns("ct1", &["ip", "netns", "pids", "ct1"]).unwrap();
+        if names.contains(&left_inside.id().to_string()) { Ok(()) } else { Err(names) }
     });
     assert_ne!(Machine::observe(), before);
 
@@ -144,17 +131,10 @@ fn failed_up_says_why_and_leaves_nothing() {
     let _alone = alone();
     let before = Machine::observe();
 
-    let error = Lab::up(LabOptions {
-        weft: Some("/bin/false".into()),
-        ..LabOptions::with_hosts(1)
-    })
-    .unwrap_err();
+    let error = Lab::up(LabOptions { weft: Some("/bin/false".into()), ..LabOptions::with_hosts(1) }).unwrap_err();
 
     let text = format!("{error:#}");
-    assert!(
-        text.contains("bringing up h1") && text.contains("log"),
-        "{text}"
-    );
+    assert!(text.contains("bringing up h1") && text.contains("log"), "{text}");
     becomes(&before);
 }
 
@@ -181,11 +161,7 @@ fn container_belongs_to_one_host_and_to_the_lab() {
 fn container_of_a_refused_connection_is_removed_again() {
     let _alone = alone();
     let lab = plain_lab(1);
-    let spec = ContainerSpec {
-        host: "h1".to_owned(),
-        name: "ct1".to_owned(),
-        networks: vec!["net1".to_owned()],
-    };
+    let spec = ContainerSpec { host: "h1".to_owned(), name: "ct1".to_owned(), networks: vec!["net1".to_owned()] };
 
     let error = lab.ensure_container(&spec).unwrap_err();
 
@@ -202,30 +178,14 @@ fn program_passes_on_the_status_of_its_command() {
     assert_eq!(code(&["exec", "h1", "--", "sh", "-c", "exit 7"]), Some(7));
     assert_eq!(code(&["exec", "h1", "--", "no-such-program"]), Some(127));
     assert_eq!(code(&["exec", "h9", "--", "true"]), Some(125));
-    assert_eq!(
-        code(&["run", "h1", "ct1", "--", "sh", "-c", "exit 9"]),
-        Some(9)
-    );
-    assert!(
-        lab.remove_container("ct1").is_err(),
-        "it went with its command"
-    );
-    assert_eq!(
-        code(&["run", "h1", "ct2", "--", "sh", "-c", "kill -9 $$"]),
-        Some(137)
-    );
+    assert_eq!(code(&["run", "h1", "ct1", "--", "sh", "-c", "exit 9"]), Some(9));
+    assert!(lab.remove_container("ct1").is_err(), "it went with its command");
+    assert_eq!(code(&["run", "h1", "ct2", "--", "sh", "-c", "kill -9 $$"]), Some(137));
     assert_eq!(code(&["run", "h1", "ct3"]), Some(0));
     assert_eq!(code(&["rm", "ct3"]), Some(0));
     assert_eq!(code(&["rm", "ct3"]), Some(1));
     assert_eq!(code(&["frobnicate"]), Some(2));
-    let output = weft_lab(&[
-        "exec",
-        "h1",
-        "--",
-        "sh",
-        "-c",
-        "echo $WEFT_SOCKET; ip -br link",
-    ]);
+    let output = weft_lab(&["exec", "h1", "--", "sh", "-c", "echo $WEFT_SOCKET; ip -br link"]);
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
 
     assert!(text.starts_with("/run/weft-lab/h1/weft.sock\n"), "{text}");
@@ -233,18 +193,11 @@ fn program_passes_on_the_status_of_its_command() {
 }
 
 fn weft_lab(arguments: &[&str]) -> std::process::Output {
-    Command::new(env!("CARGO_BIN_EXE_weft-lab"))
-        .args(arguments)
-        .output()
-        .unwrap()
+    Command::new(env!("CARGO_BIN_EXE_weft-lab")).args(arguments).output().unwrap()
 }
 
 fn ip(arguments: &[&str]) -> bool {
-    Command::new("ip")
-        .args(arguments)
-        .status()
-        .unwrap()
-        .success()
+    Command::new("ip").args(arguments).status().unwrap().success()
 }
 
 /// What a lab could leave on the machine.
@@ -269,24 +222,16 @@ impl Machine {
             namespaces: names("/run/netns"),
             links: output("ip", &["-brief", "link"]),
             processes: processes(),
-            mounts: mounts
-                .lines()
-                .filter_map(|line| line.split(' ').nth(4).map(str::to_owned))
-                .collect(),
+            mounts: mounts.lines().filter_map(|line| line.split(' ').nth(4).map(str::to_owned)).collect(),
             rules: output("nft", &["list", "ruleset"]),
-            files: [names("/run"), names("/etc/netns")]
-                .into_iter()
-                .flatten()
-                .collect(),
+            files: [names("/run"), names("/etc/netns")].into_iter().flatten().collect(),
         }
     }
 }
 
 fn names(directory: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(directory).into_iter().flatten();
-    entries
-        .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
-        .collect()
+    entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// Command lines of all processes; a thread of the kernel has none.

@@ -180,17 +180,8 @@ fn act(verb: Verb) -> Result<u8> {
     match verb {
         Verb::Up(arguments) => up(arguments)?,
         Verb::Exec { host, command } => return exec(&host, &command),
-        Verb::Run {
-            host,
-            name,
-            networks,
-            command,
-        } => {
-            let spec = ContainerSpec {
-                host,
-                name,
-                networks,
-            };
+        Verb::Run { host, name, networks, command } => {
+            let spec = ContainerSpec { host, name, networks };
             return run(&spec, &command);
         }
         Verb::Rm { name } => lab()?.remove_container(&name)?,
@@ -218,11 +209,7 @@ fn up(arguments: Up) -> Result<()> {
     let lab = Lab::up(LabOptions {
         hosts,
         underlay_mtu: arguments.underlay_mtu,
-        etcd_members: if arguments.etcd_members == "3" {
-            EtcdMembers::Three
-        } else {
-            EtcdMembers::One
-        },
+        etcd_members: if arguments.etcd_members == "3" { EtcdMembers::Three } else { EtcdMembers::One },
         agents: !arguments.no_agents,
         data_directory: arguments.data_dir,
         require_isolation: false,
@@ -251,8 +238,7 @@ fn run(spec: &ContainerSpec, words: &[String]) -> Result<u8> {
     }
     let ended = run_to_end(&mut container.command(words));
     if container.is_new() {
-        lab.remove_container(&spec.name)
-            .with_context(|| format!("removing container {}", spec.name))?;
+        lab.remove_container(&spec.name).with_context(|| format!("removing container {}", spec.name))?;
     }
     ended
 }
@@ -267,13 +253,8 @@ fn run_to_end(command: &mut Command) -> Result<u8> {
         Err(error) => return cannot_run(&error, &command.get_program().to_string_lossy()),
     };
     let pid = Pid::from_raw(i32::try_from(child.id()).context("reading a process id")?);
-    let signals = SigSet::from_iter([
-        Signal::SIGCHLD,
-        Signal::SIGINT,
-        Signal::SIGQUIT,
-        Signal::SIGTERM,
-        Signal::SIGHUP,
-    ]);
+    let signals =
+        SigSet::from_iter([Signal::SIGCHLD, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGHUP]);
     // After the start, because a command inherits the mask.
     signals.thread_block().context("holding back signals")?;
     loop {
@@ -325,14 +306,11 @@ fn table(status: &LabStatus) -> String {
         ]
     });
     let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
-    let widths: [usize; 7] =
-        std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let widths: [usize; 7] = std::array::from_fn(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0));
     let mut text = String::new();
     for row in &rows {
         let cells = row.iter().zip(widths);
-        let line: String = cells
-            .map(|(cell, width)| format!("{cell:width$}  "))
-            .collect();
+        let line: String = cells.map(|(cell, width)| format!("{cell:width$}  ")).collect();
         text.push_str(line.trim_end());
         text.push('\n');
     }
@@ -345,9 +323,7 @@ fn table(status: &LabStatus) -> String {
 /// A reader that has gone, such as `head`, is no failure.
 fn print(text: &str) -> Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(error).context("printing the answer")
-        }
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("printing the answer"),
         _ => Ok(()),
     }
 }

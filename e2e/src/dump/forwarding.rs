@@ -90,10 +90,7 @@ impl Forwarding {
             .iter()
             .filter_map(|link| Some((link.name.as_str(), (link.vni()?, link.master.as_deref()))))
             .collect();
-        let bridges: BTreeMap<_, _> = vxlans
-            .values()
-            .filter_map(|(vni, bridge)| Some(((*bridge)?, *vni)))
-            .collect();
+        let bridges: BTreeMap<_, _> = vxlans.values().filter_map(|(vni, bridge)| Some(((*bridge)?, *vni))).collect();
         let mut forwarding = Self::default();
         for row in &dump.fdb {
             let own_table = vxlans.get(row.device.as_str()).zip(row.dst);
@@ -106,11 +103,7 @@ impl Forwarding {
                 forwarding.bridge.insert(BridgeRow {
                     vni: *vni,
                     mac: row.mac.clone(),
-                    port: if is_vxlan {
-                        BridgePort::Vxlan
-                    } else {
-                        BridgePort::Local
-                    },
+                    port: if is_vxlan { BridgePort::Vxlan } else { BridgePort::Local },
                 });
             }
         }
@@ -132,10 +125,7 @@ impl Forwarding {
     /// # Errors
     /// When a record cannot be decoded.
     pub fn of_store(dump: &StoreDump, vtep: IpAddr) -> Result<Self> {
-        let networks: BTreeSet<_> = dump
-            .section("net/")
-            .filter_map(|entry| entry.key.split('/').nth(1))
-            .collect();
+        let networks: BTreeSet<_> = dump.section("net/").filter_map(|entry| entry.key.split('/').nth(1)).collect();
         let mut forwarding = Self::default();
         for network in networks {
             forwarding.add_network(dump, network, vtep)?;
@@ -174,11 +164,7 @@ impl Forwarding {
         let spec: Spec = serde_json::from_value(spec.json()?).context("decoding a network")?;
         let vni = spec.vni;
         let others = members.iter().map(|member| member.vtep);
-        self.flood.extend(
-            others
-                .filter(|vtep| *vtep != own)
-                .map(|vtep| FloodRow { vni, vtep }),
-        );
+        self.flood.extend(others.filter(|vtep| *vtep != own).map(|vtep| FloodRow { vni, vtep }));
         for endpoint in endpoints(dump, network)? {
             self.add_endpoint(&spec, &endpoint, own);
         }
@@ -188,32 +174,19 @@ impl Forwarding {
     fn add_endpoint(&mut self, spec: &Spec, endpoint: &Endpoint, own: IpAddr) {
         let (vni, mac) = (spec.vni, endpoint.mac.to_lowercase());
         let is_local = endpoint.vtep == own;
-        let port = if is_local {
-            BridgePort::Local
-        } else {
-            BridgePort::Vxlan
-        };
-        self.bridge.insert(BridgeRow {
-            vni,
-            mac: mac.clone(),
-            port,
-        });
+        let port = if is_local { BridgePort::Local } else { BridgePort::Vxlan };
+        self.bridge.insert(BridgeRow { vni, mac: mac.clone(), port });
         if !is_local {
             self.add_vxlan_row(vni, &mac, endpoint.vtep);
         }
         let addresses = [endpoint.ipv4, endpoint.ipv6].into_iter().flatten();
         // Every node is the gateway for its own containers.
-        let gateways = spec
-            .subnets
-            .iter()
-            .map(|subnet| subnet.gateway)
-            .filter(|_| is_local && endpoint.kind == "leg");
-        self.neighbours
-            .extend(addresses.chain(gateways).map(|address| NeighbourEntry {
-                vni,
-                address,
-                mac: mac.clone(),
-            }));
+        let gateways = spec.subnets.iter().map(|subnet| subnet.gateway).filter(|_| is_local && endpoint.kind == "leg");
+        self.neighbours.extend(addresses.chain(gateways).map(|address| NeighbourEntry {
+            vni,
+            address,
+            mac: mac.clone(),
+        }));
     }
 }
 
@@ -243,20 +216,14 @@ struct Endpoint {
 }
 
 fn records<T: for<'a> Deserialize<'a>>(dump: &StoreDump, prefix: &str) -> Result<Vec<T>> {
-    dump.section(prefix)
-        .map(|entry| decode(&entry.key, entry.json()?))
-        .collect()
+    dump.section(prefix).map(|entry| decode(&entry.key, entry.json()?)).collect()
 }
 
 /// The second address of an endpoint has a key too, which only refers to the record.
 fn endpoints(dump: &StoreDump, network: &str) -> Result<Vec<Endpoint>> {
     dump.section(&format!("net/{network}/ep/"))
         .map(|entry| Ok((entry, entry.json()?)))
-        .filter(|record| {
-            !record
-                .as_ref()
-                .is_ok_and(|(_, value)| value.get("ref").is_some())
-        })
+        .filter(|record| !record.as_ref().is_ok_and(|(_, value)| value.get("ref").is_some()))
         .map(|record| record.and_then(|(entry, value)| decode(&entry.key, value)))
         .collect()
 }
@@ -286,30 +253,19 @@ mod tests {
             mod_revision: 1,
             lease: 0,
         });
-        StoreDump {
-            revision: 1,
-            entries: entries.collect(),
-        }
+        StoreDump { revision: 1, entries: entries.collect() }
     }
 
     fn one_network() -> Vec<(&'static str, Value)> {
-        let endpoint = |mac, vtep, ip| json!({"mac": mac, "vtep": vtep, "kind": "container", "ipv4": ip, "ipv6": "fd00::2"});
+        let endpoint =
+            |mac, vtep, ip| json!({"mac": mac, "vtep": vtep, "kind": "container", "ipv4": ip, "ipv6": "fd00::2"});
         let (ours, theirs) = ("192.168.56.11", "192.168.56.12");
         vec![
-            (
-                "net/n/spec",
-                json!({"vni": 100, "subnets": [{"gateway": "10.0.0.254"}]}),
-            ),
+            ("net/n/spec", json!({"vni": 100, "subnets": [{"gateway": "10.0.0.254"}]})),
             ("net/n/member/a", json!({"vtep": ours})),
             ("net/n/member/b", json!({"vtep": theirs})),
-            (
-                "net/n/ep/4/1",
-                endpoint("02:42:0a:00:00:01", ours, "10.0.0.1"),
-            ),
-            (
-                "net/n/ep/4/2",
-                endpoint("02:42:0a:00:00:02", theirs, "10.0.0.2"),
-            ),
+            ("net/n/ep/4/1", endpoint("02:42:0a:00:00:01", ours, "10.0.0.1")),
+            ("net/n/ep/4/2", endpoint("02:42:0a:00:00:02", theirs, "10.0.0.2")),
             ("net/n/ep/6/2", json!({"ref": "10.0.0.2", "id": "x"})),
         ]
     }
@@ -325,12 +281,7 @@ mod tests {
         assert_eq!(kernel.remote, wanted.remote);
         assert_eq!(kernel.flood, wanted.flood);
         assert_eq!(wanted.neighbours.len(), 4);
-        assert!(
-            kernel
-                .differences(&wanted)
-                .iter()
-                .all(|line| line.starts_with("- NeighbourEntry")),
-        );
+        assert!(kernel.differences(&wanted).iter().all(|line| line.starts_with("- NeighbourEntry")),);
     }
 
     #[test]

@@ -166,9 +166,7 @@ impl KernelDump {
     /// True when the firewall has a table of this family (`inet`, `bridge`) and name.
     #[must_use]
     pub fn has_table(&self, family: &str, name: &str) -> bool {
-        self.nftables
-            .iter()
-            .any(|object| object["table"]["family"] == family && object["table"]["name"] == name)
+        self.nftables.iter().any(|object| object["table"]["family"] == family && object["table"]["name"] == name)
     }
 }
 
@@ -179,8 +177,7 @@ fn read(netns: &NetnsName, words: &[&str]) -> Result<Value> {
     if text.trim().is_empty() {
         return Ok(Value::Array(Vec::new()));
     }
-    serde_json::from_str(&text)
-        .with_context(|| format!("decoding the answer of {} in {netns}", words.join(" ")))
+    serde_json::from_str(&text).with_context(|| format!("decoding the answer of {} in {netns}", words.join(" ")))
 }
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T> {
@@ -200,9 +197,7 @@ fn neighbour(row: &Value) -> Result<NeighbourRow> {
         address: decode(row["dst"].clone())?,
         device: decode(row["dev"].clone())?,
         mac: decode(row["lladdr"].clone())?,
-        states: states
-            .filter_map(|state| state.as_str().map(str::to_owned))
-            .collect(),
+        states: states.filter_map(|state| state.as_str().map(str::to_owned)).collect(),
         is_extern_learned: row.get("extern_learn").is_some(),
     })
 }

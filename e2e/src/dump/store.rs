@@ -43,8 +43,7 @@ impl StoreEntry {
     /// # Errors
     /// When it is not JSON.
     pub fn json(&self) -> Result<Value> {
-        serde_json::from_slice(&self.value)
-            .with_context(|| format!("decoding the value of {}", self.key))
+        serde_json::from_slice(&self.value).with_context(|| format!("decoding the value of {}", self.key))
     }
 }
 
@@ -71,19 +70,13 @@ impl StoreDump {
 
     /// The entries whose key below `/weft/v1/` starts with `prefix`.
     pub fn section<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a StoreEntry> {
-        self.entries
-            .iter()
-            .filter(move |entry| entry.key.starts_with(prefix))
+        self.entries.iter().filter(move |entry| entry.key.starts_with(prefix))
     }
 
     fn decode(text: &str) -> Result<Self> {
-        let answer: RangeAnswer =
-            serde_json::from_str(text).context("decoding the answer of etcdctl")?;
+        let answer: RangeAnswer = serde_json::from_str(text).context("decoding the answer of etcdctl")?;
         let entries = answer.kvs.into_iter().map(KeyValue::decode);
-        Ok(Self {
-            revision: answer.header.revision,
-            entries: entries.collect::<Result<_>>()?,
-        })
+        Ok(Self { revision: answer.header.revision, entries: entries.collect::<Result<_>>()? })
     }
 }
 
@@ -112,11 +105,7 @@ struct KeyValue {
 
 impl KeyValue {
     fn decode(self) -> Result<StoreEntry> {
-        let bytes = |text: &str| {
-            BASE64_STANDARD
-                .decode(text)
-                .context("decoding base64 of etcdctl")
-        };
+        let bytes = |text: &str| BASE64_STANDARD.decode(text).context("decoding base64 of etcdctl");
         let key = String::from_utf8(bytes(&self.key)?).context("decoding a key")?;
         Ok(StoreEntry {
             key: key.strip_prefix(ROOT).unwrap_or(&key).to_owned(),

@@ -9,16 +9,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::state::{
-    DaemonRecord, LabState, NamespaceRecord, NetnsDirectory, RUN_DIRECTORY, StateFile,
-};
+use super::state::{DaemonRecord, LabState, NamespaceRecord, NetnsDirectory, RUN_DIRECTORY, StateFile};
 use super::{LabError, LabOptions, READY_DEADLINE, host, preflight, take_down};
 use crate::eventually::wait_until;
 use crate::netns;
 use crate::process::{DaemonSpec, ProcessState};
-use crate::topology::{
-    CONTROL, EtcdMember, HostId, NamespaceSpec, OUTSIDE_GATEWAY, Topology, UNDERLAY, fixed_name,
-};
+use crate::topology::{CONTROL, EtcdMember, HostId, NamespaceSpec, OUTSIDE_GATEWAY, Topology, UNDERLAY, fixed_name};
 
 mod health;
 
@@ -54,11 +50,7 @@ fn record(options: LabOptions, topology: &Topology, weft: Option<PathBuf>) -> Re
         .chain(topology.data_plane_namespaces())
         .map(|name| NamespaceRecord { name, id: None })
         .collect();
-    let data_directory = options
-        .data_directory
-        .as_deref()
-        .map(free_data_directory)
-        .transpose()?;
+    let data_directory = options.data_directory.as_deref().map(free_data_directory).transpose()?;
     let mut state = LabState {
         options,
         weft,
@@ -75,14 +67,10 @@ fn record(options: LabOptions, topology: &Topology, weft: Option<PathBuf>) -> Re
 
 /// The lab removes its data directory, so it must be one that it made.
 fn free_data_directory(parent: &Path) -> Result<PathBuf> {
-    let directory = std::path::absolute(parent)
-        .with_context(|| format!("resolving {}", parent.display()))?
-        .join("weft-lab-etcd");
+    let directory =
+        std::path::absolute(parent).with_context(|| format!("resolving {}", parent.display()))?.join("weft-lab-etcd");
     if directory.exists() {
-        bail!(
-            "{} exists and is not this lab's; remove it or choose another --data-dir",
-            directory.display()
-        );
+        bail!("{} exists and is not this lab's; remove it or choose another --data-dir", directory.display());
     }
     Ok(directory)
 }
@@ -106,9 +94,7 @@ fn make(mut state: LabState, topology: &Topology, file: &StateFile) -> Result<()
 }
 
 fn make_directories(state: &LabState, topology: &Topology) -> Result<()> {
-    let make = |path: PathBuf| {
-        fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))
-    };
+    let make = |path: PathBuf| fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()));
     make(Path::new(RUN_DIRECTORY).join("log"))?;
     if let Some(directory) = &state.data_directory {
         make(directory.clone())?;
@@ -136,15 +122,10 @@ fn make_namespaces(state: &mut LabState, topology: &Topology, file: &StateFile) 
 
 fn configure_at_once(group: &[NamespaceSpec]) -> Result<()> {
     thread::scope(|scope| {
-        let threads: Vec<_> = group
-            .iter()
-            .map(|spec| scope.spawn(|| configure(spec)))
-            .collect();
-        threads.into_iter().try_for_each(|thread| {
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        let threads: Vec<_> = group.iter().map(|spec| scope.spawn(|| configure(spec))).collect();
+        threads
+            .into_iter()
+            .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
     })
 }
 
@@ -178,9 +159,7 @@ fn start(state: &mut LabState, file: &StateFile, wanted: impl Fn(&str) -> bool) 
 }
 
 fn wait_etcd(state: &LabState, member: EtcdMember) -> Result<()> {
-    wait_daemon(state, &member.to_string(), || {
-        health::observe_etcd(&fixed_name(CONTROL), member)
-    })
+    wait_daemon(state, &member.to_string(), || health::observe_etcd(&fixed_name(CONTROL), member))
 }
 
 fn wait_agent(state: &LabState, id: HostId) -> Result<()> {
@@ -189,18 +168,12 @@ fn wait_agent(state: &LabState, id: HostId) -> Result<()> {
 }
 
 /// Waits until `probe` is content. A daemon that ended is not waited for.
-fn wait_daemon(
-    state: &LabState,
-    name: &str,
-    mut probe: impl FnMut() -> Result<(), String>,
-) -> Result<()> {
+fn wait_daemon(state: &LabState, name: &str, mut probe: impl FnMut() -> Result<(), String>) -> Result<()> {
     let daemon = find(state, name)?;
-    let waited = wait_until(READY_DEADLINE, "readiness", || {
-        match (probe(), observe(daemon)) {
-            (Ok(()), _) => Ok(Ok(())),
-            (Err(status), ProcessState::Stopped) => Ok(Err(status)),
-            (Err(status), _) => Err(status),
-        }
+    let waited = wait_until(READY_DEADLINE, "readiness", || match (probe(), observe(daemon)) {
+        (Ok(()), _) => Ok(Ok(())),
+        (Err(status), ProcessState::Stopped) => Ok(Err(status)),
+        (Err(status), _) => Err(status),
     });
     let problem = match waited {
         Ok(Ok(())) => return Ok(()),
@@ -215,19 +188,14 @@ fn check_controller(state: &LabState) -> Result<()> {
     let controller = find(state, "controller")?;
     match observe(controller) {
         ProcessState::Stopped => {
-            bail!(
-                "bringing up controller: it ended\nend of its log:\n{}",
-                log_tail(controller)
-            )
+            bail!("bringing up controller: it ended\nend of its log:\n{}", log_tail(controller))
         }
         ProcessState::Running | ProcessState::Paused => Ok(()),
     }
 }
 
 fn observe(daemon: &DaemonRecord) -> ProcessState {
-    daemon
-        .process
-        .map_or(ProcessState::Stopped, |process| process.observe_state())
+    daemon.process.map_or(ProcessState::Stopped, |process| process.observe_state())
 }
 
 fn find<'a>(state: &'a LabState, name: &str) -> Result<&'a DaemonRecord> {
@@ -243,19 +211,10 @@ fn log_tail(daemon: &DaemonRecord) -> String {
 }
 
 fn daemons(state: &LabState, topology: &Topology) -> Vec<DaemonRecord> {
-    let mut daemons: Vec<_> = topology
-        .members
-        .iter()
-        .map(|member| etcd(state, topology, *member))
-        .collect();
+    let mut daemons: Vec<_> = topology.members.iter().map(|member| etcd(state, topology, *member)).collect();
     if let Some(weft) = state.weft.as_deref().filter(|_| state.options.agents) {
         daemons.push(controller(state, topology, weft));
-        daemons.extend(
-            topology
-                .hosts
-                .iter()
-                .map(|host| agent(state, topology, weft, *host)),
-        );
+        daemons.extend(topology.hosts.iter().map(|host| agent(state, topology, weft, *host)));
     }
     daemons
 }
@@ -263,22 +222,12 @@ fn daemons(state: &LabState, topology: &Topology) -> Vec<DaemonRecord> {
 /// Members that start together elect a leader within one election timeout (1 s by default).
 /// Compaction keeps ten minutes of history: the store's quota is 2 GiB.
 fn etcd(state: &LabState, topology: &Topology, member: EtcdMember) -> DaemonRecord {
-    let parent = state
-        .data_directory
-        .as_deref()
-        .unwrap_or_else(|| Path::new(RUN_DIRECTORY));
-    let cluster: Vec<_> = topology
-        .members
-        .iter()
-        .map(|member| format!("{member}={}", member.peer_url()))
-        .collect();
+    let parent = state.data_directory.as_deref().unwrap_or_else(|| Path::new(RUN_DIRECTORY));
+    let cluster: Vec<_> = topology.members.iter().map(|member| format!("{member}={}", member.peer_url())).collect();
     let arguments = [
         format!("--name={member}"),
         format!("--data-dir={}", parent.join(member.to_string()).display()),
-        format!(
-            "--listen-client-urls={},http://127.0.0.1:2379",
-            member.client_url()
-        ),
+        format!("--listen-client-urls={},http://127.0.0.1:2379", member.client_url()),
         format!("--advertise-client-urls={}", member.client_url()),
         format!("--listen-peer-urls={}", member.peer_url()),
         format!("--initial-advertise-peer-urls={}", member.peer_url()),
@@ -294,28 +243,15 @@ fn etcd(state: &LabState, topology: &Topology, member: EtcdMember) -> DaemonReco
     ];
     let mut spec = daemon_spec("etcd".into(), member.netns(), &member.to_string());
     spec.arguments = arguments.to_vec();
-    DaemonRecord {
-        name: member.to_string(),
-        spec,
-        process: None,
-    }
+    DaemonRecord { name: member.to_string(), spec, process: None }
 }
 
 fn controller(state: &LabState, topology: &Topology, weft: &Path) -> DaemonRecord {
     let mut spec = daemon_spec(weft.to_owned(), fixed_name(CONTROL), "controller");
-    spec.arguments = vec![
-        "controller".to_owned(),
-        "--etcd".to_owned(),
-        topology.etcd_urls(),
-    ];
-    spec.arguments
-        .extend_from_slice(&state.options.controller_arguments);
+    spec.arguments = vec!["controller".to_owned(), "--etcd".to_owned(), topology.etcd_urls()];
+    spec.arguments.extend_from_slice(&state.options.controller_arguments);
     spec.environment = state.options.environment.clone();
-    DaemonRecord {
-        name: "controller".to_owned(),
-        spec,
-        process: None,
-    }
+    DaemonRecord { name: "controller".to_owned(), spec, process: None }
 }
 
 fn agent(state: &LabState, topology: &Topology, weft: &Path, host: HostId) -> DaemonRecord {
@@ -333,19 +269,11 @@ fn agent(state: &LabState, topology: &Topology, weft: &Path, host: HostId) -> Da
     ];
     let mut spec = daemon_spec(weft.to_owned(), host.netns(), &name);
     spec.arguments = std::iter::once("agent".to_owned())
-        .chain(
-            arguments
-                .into_iter()
-                .flat_map(|(flag, value)| [flag.to_owned(), value]),
-        )
+        .chain(arguments.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]))
         .chain(state.options.agent_arguments.iter().cloned())
         .collect();
     spec.environment = state.options.environment.clone();
-    DaemonRecord {
-        name,
-        spec,
-        process: None,
-    }
+    DaemonRecord { name, spec, process: None }
 }
 
 fn daemon_spec(program: PathBuf, netns: netns::NetnsName, name: &str) -> DaemonSpec {

@@ -63,9 +63,7 @@ impl Lab {
     }
 
     fn set_cable(&self, target: &str, state: &str) -> Result<()> {
-        self.for_ports(target, |port| {
-            ip(&fixed_name(FABRIC), &format!("link set {port} {state}\n"))
-        })
+        self.for_ports(target, |port| ip(&fixed_name(FABRIC), &format!("link set {port} {state}\n")))
     }
 
     fn for_ports(&self, target: &str, mut action: impl FnMut(&str) -> Result<()>) -> Result<()> {
@@ -103,19 +101,10 @@ impl Cuts {
         let read = |words: &[&str]| -> Result<Value> {
             let mut command = Command::new(words[0]);
             let text = fabric.output(command.args(&words[1..]))?.success()?;
-            serde_json::from_str(&text)
-                .with_context(|| format!("decoding the answer of {}", words.join(" ")))
+            serde_json::from_str(&text).with_context(|| format!("decoding the answer of {}", words.join(" ")))
         };
         let links = read(&["ip", "-json", "link", "show", "master", UNDERLAY_BRIDGE])?;
-        let set = read(&[
-            "nft",
-            "-j",
-            "list",
-            "set",
-            "bridge",
-            STORE_CUT_TABLE,
-            "hosts",
-        ])?;
+        let set = read(&["nft", "-j", "list", "set", "bridge", STORE_CUT_TABLE, "hosts"])?;
         Ok(Self::of(&links, &set))
     }
 

@@ -110,8 +110,7 @@ impl Lab {
         let container = Container { name, host, is_new };
         if let Err(failure) = connect_missing(&container, &spec.networks) {
             if is_new {
-                self.remove_container(&spec.name)
-                    .with_context(|| format!("removing it again after: {failure:#}"))?;
+                self.remove_container(&spec.name).with_context(|| format!("removing it again after: {failure:#}"))?;
             }
             return Err(failure);
         }
@@ -139,12 +138,7 @@ impl Lab {
 }
 
 /// True when the namespace had to be made.
-fn ensure_namespace(
-    state: &mut LabState,
-    file: &StateFile,
-    name: &NetnsName,
-    host: &Host,
-) -> Result<bool> {
+fn ensure_namespace(state: &mut LabState, file: &StateFile, name: &NetnsName, host: &Host) -> Result<bool> {
     if state.owns_namespace(name) {
         return Err(LabError::ContainerIsMachine { name: name.clone() }.into());
     }
@@ -162,11 +156,7 @@ fn ensure_namespace(
         let netns = name.clone();
         return Err(LabError::NamespaceInTheWay { netns }.into());
     }
-    state.containers.push(ContainerRecord {
-        name: name.clone(),
-        host: host.id(),
-        id: None,
-    });
+    state.containers.push(ContainerRecord { name: name.clone(), host: host.id(), id: None });
     file.save(state)?;
     if let Err(failure) = netns::create(&[name]) {
         state.containers.pop();
@@ -184,13 +174,10 @@ fn connect_missing(container: &Container, networks: &[String]) -> Result<()> {
         return Ok(());
     }
     let connected = observe_networks(container.host(), container.netns())?;
-    networks
-        .iter()
-        .filter(|network| !connected.contains(network))
-        .try_for_each(|network| {
-            let connect = ["connect", network, container.name()];
-            container.host().weft(&connect).map(drop)
-        })
+    networks.iter().filter(|network| !connected.contains(network)).try_for_each(|network| {
+        let connect = ["connect", network, container.name()];
+        container.host().weft(&connect).map(drop)
+    })
 }
 
 fn disconnect_all(host: &Host, name: &NetnsName) -> Result<()> {
@@ -198,9 +185,7 @@ fn disconnect_all(host: &Host, name: &NetnsName) -> Result<()> {
         Err(error) if is_without_agents(&error) => Vec::new(),
         networks => networks.with_context(|| format!("finding the networks of {name}"))?,
     };
-    let mut failures = networks
-        .iter()
-        .filter_map(|network| host.weft(&["disconnect", network, name.as_str()]).err());
+    let mut failures = networks.iter().filter_map(|network| host.weft(&["disconnect", network, name.as_str()]).err());
     // Every network is tried before the first failure is reported.
     let first = failures.next();
     failures.for_each(drop);
@@ -221,7 +206,11 @@ fn networks_of(endpoints: &Value, host: &str, name: &str) -> Vec<String> {
         .as_array()
         .into_iter()
         .flatten()
-        .filter(|endpoint| endpoint["name"] == name && endpoint["node"] == host)
+        .filter(|endpoint| endpoint["node"] == host)
+        .filter(|endpoint| match &endpoint["container"] {
+            Value::String(container) => container == name,
+            _ => endpoint["name"] == name,
+        })
         .filter_map(|endpoint| endpoint["network"].as_str().map(str::to_owned))
         .collect()
 }
@@ -231,13 +220,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_endpoints_of_this_name_on_this_host_count_as_connected() {
+    fn only_endpoints_of_this_container_on_this_host_count_as_connected() {
         let endpoints = serde_json::json!([
             {"name": "ct1", "node": "h1", "network": "blue"},
             {"name": "ct1", "node": "h2", "network": "red"},
             {"name": "ct2", "node": "h1", "network": "green"},
+            {"name": "db", "container": "ct1", "node": "h1", "network": "grey"},
+            {"name": "ct1", "container": "ct9", "node": "h1", "network": "pink"},
         ]);
 
-        assert_eq!(networks_of(&endpoints, "h1", "ct1"), ["blue"]);
+        assert_eq!(networks_of(&endpoints, "h1", "ct1"), ["blue", "grey"]);
     }
 }

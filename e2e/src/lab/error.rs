@@ -28,22 +28,16 @@ pub enum LabError {
         tried: PathBuf,
     },
     /// There is no `weft` to run, neither beside this program nor in the search path.
-    #[error(
-        "no `weft` binary beside this program or in PATH; build it with `cargo build`, or set WEFT_BIN"
-    )]
+    #[error("no `weft` binary beside this program or in PATH; build it with `cargo build`, or set WEFT_BIN")]
     NoWeft,
     /// State of a lab exists.
-    #[error(
-        "a lab is already up, or was left by an interrupted `weft-lab up`; take it down with `weft-lab down`"
-    )]
+    #[error("a lab is already up, or was left by an interrupted `weft-lab up`; take it down with `weft-lab down`")]
     AlreadyUp,
     /// No state of a lab exists.
     #[error("no lab is up; start one with `weft-lab up`")]
     NotUp,
     /// A namespace is in the way.
-    #[error(
-        "network namespace {netns} exists and is not this lab's; remove it with `ip netns del {netns}`"
-    )]
+    #[error("network namespace {netns} exists and is not this lab's; remove it with `ip netns del {netns}`")]
     NamespaceInTheWay {
         /// The namespace.
         netns: NetnsName,
@@ -96,17 +90,13 @@ pub enum LabError {
         name: String,
     },
     /// SIGTERM would stay pending.
-    #[error(
-        "{name} is paused and cannot react; resume it with `weft-lab resume {name}`, or use kill"
-    )]
+    #[error("{name} is paused and cannot react; resume it with `weft-lab resume {name}`, or use kill")]
     Paused {
         /// Name of the daemon.
         name: String,
     },
     /// The name is that of a container elsewhere.
-    #[error(
-        "container {name} is on {host} already; choose another name, or remove it with `weft-lab rm {name}`"
-    )]
+    #[error("container {name} is on {host} already; choose another name, or remove it with `weft-lab rm {name}`")]
     ContainerElsewhere {
         /// Name of the container.
         name: NetnsName,

@@ -44,11 +44,7 @@ impl Target {
             Ok(host) if topology.hosts.contains(&host) => Ok(Self::Host(host)),
             _ => Err(LabError::UnknownTarget {
                 word: word.to_owned(),
-                known: format!(
-                    "h1 to h{}, controller, etcd and {}",
-                    state.options.hosts,
-                    members.join(", ")
-                ),
+                known: format!("h1 to h{}, controller, etcd and {}", state.options.hosts, members.join(", ")),
             }),
         }
     }
@@ -95,9 +91,7 @@ impl Lab {
                 return Err(LabError::Paused { name }.into());
             }
             process.signal(Signal::SIGTERM)?;
-            process
-                .wait_stopped(STOP_DEADLINE)
-                .with_context(|| format!("stopping {}", daemon.name))
+            process.wait_stopped(STOP_DEADLINE).with_context(|| format!("stopping {}", daemon.name))
         })
     }
 
@@ -121,9 +115,7 @@ impl Lab {
     /// # Errors
     /// When one does not run.
     pub fn pause(&self, target: &str) -> Result<()> {
-        self.for_daemons(target, |daemon| {
-            signal_and_see(daemon, Signal::SIGSTOP, ProcessState::Paused)
-        })
+        self.for_daemons(target, |daemon| signal_and_see(daemon, Signal::SIGSTOP, ProcessState::Paused))
     }
 
     /// Lets the target's daemons go on with SIGCONT.
@@ -131,16 +123,10 @@ impl Lab {
     /// # Errors
     /// When one does not run.
     pub fn resume(&self, target: &str) -> Result<()> {
-        self.for_daemons(target, |daemon| {
-            signal_and_see(daemon, Signal::SIGCONT, ProcessState::Running)
-        })
+        self.for_daemons(target, |daemon| signal_and_see(daemon, Signal::SIGCONT, ProcessState::Running))
     }
 
-    fn for_daemons(
-        &self,
-        target: &str,
-        mut action: impl FnMut(&mut DaemonRecord) -> Result<()>,
-    ) -> Result<()> {
+    fn for_daemons(&self, target: &str, mut action: impl FnMut(&mut DaemonRecord) -> Result<()>) -> Result<()> {
         self.change(|state, _| {
             let names = Target::parse(target, state)?.daemons();
             for name in names {
@@ -155,9 +141,7 @@ fn running(daemon: &DaemonRecord) -> Result<crate::process::ProcessId, LabError>
     daemon
         .process
         .filter(|process| process.observe_state() != ProcessState::Stopped)
-        .ok_or_else(|| LabError::NotRunning {
-            name: daemon.name.clone(),
-        })
+        .ok_or_else(|| LabError::NotRunning { name: daemon.name.clone() })
 }
 
 fn signal_and_see(daemon: &DaemonRecord, signal: Signal, wanted: ProcessState) -> Result<()> {

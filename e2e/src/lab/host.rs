@@ -24,10 +24,7 @@ pub struct Host {
 
 impl Host {
     pub(super) fn new(id: HostId, state: &LabState) -> Self {
-        Self {
-            id,
-            weft: state.weft.clone(),
-        }
+        Self { id, weft: state.weft.clone() }
     }
 
     /// Which host this is: number, addresses, namespaces.
@@ -113,8 +110,7 @@ impl Host {
         let mut command = Command::new(weft);
         command.args(arguments);
         self.set_environment(&mut command);
-        self.netns()
-            .enter(|| CommandOutput::within(&mut command, deadline))?
+        self.netns().enter(|| CommandOutput::within(&mut command, deadline))?
     }
 
     /// Runs `weft ... --output json` and decodes what it prints.
@@ -124,8 +120,7 @@ impl Host {
     pub fn weft_json(&self, arguments: &[&str]) -> Result<Value> {
         let arguments = [arguments, &["--output", "json"]].concat();
         let text = self.weft(&arguments)?;
-        serde_json::from_str(&text)
-            .with_context(|| format!("decoding the answer of weft {}", arguments.join(" ")))
+        serde_json::from_str(&text).with_context(|| format!("decoding the answer of weft {}", arguments.join(" ")))
     }
 
     /// A command as it would be typed on this host: `WEFT_SOCKET` set, the folder of the `weft`

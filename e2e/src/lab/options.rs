@@ -75,19 +75,13 @@ impl LabOptions {
     /// A lab of `hosts` hosts, otherwise the default.
     #[must_use]
     pub fn with_hosts(hosts: u8) -> Self {
-        Self {
-            hosts,
-            ..Self::default()
-        }
+        Self { hosts, ..Self::default() }
     }
 
     /// Network and etcd only.
     #[must_use]
     pub fn without_agents(self) -> Self {
-        Self {
-            agents: false,
-            ..self
-        }
+        Self { agents: false, ..self }
     }
 
     pub(super) fn check(&self) -> Result<(), LabError> {
@@ -95,9 +89,7 @@ impl LabOptions {
             return Err(LabError::HostCount { hosts: self.hosts });
         }
         if !(1280..=65535).contains(&self.underlay_mtu) {
-            return Err(LabError::UnderlayMtu {
-                mtu: self.underlay_mtu,
-            });
+            return Err(LabError::UnderlayMtu { mtu: self.underlay_mtu });
         }
         Ok(())
     }
@@ -113,17 +105,9 @@ mod tests {
 
     #[test]
     fn refuses_numbers_that_no_lab_can_have() {
-        let with_mtu = |underlay_mtu| LabOptions {
-            underlay_mtu,
-            ..LabOptions::default()
-        };
+        let with_mtu = |underlay_mtu| LabOptions { underlay_mtu, ..LabOptions::default() };
 
-        for options in [
-            LabOptions::with_hosts(0),
-            LabOptions::with_hosts(241),
-            with_mtu(1279),
-            with_mtu(65536),
-        ] {
+        for options in [LabOptions::with_hosts(0), LabOptions::with_hosts(241), with_mtu(1279), with_mtu(65536)] {
             assert!(options.check().is_err(), "{options:?}");
         }
         assert!(LabOptions::with_hosts(240).check().is_ok());

@@ -31,18 +31,13 @@ pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>
             return Err(LabError::MissingProgram { program, package });
         }
     }
-    options
-        .agents
-        .then(|| find_weft(options.weft.as_deref()))
-        .transpose()
+    options.agents.then(|| find_weft(options.weft.as_deref())).transpose()
 }
 
 /// Refuses to touch a namespace that somebody else made.
 pub(super) fn check_names_free(topology: &Topology) -> Result<(), LabError> {
     let own = topology.namespaces().into_iter().flatten();
-    let mut needed = own
-        .map(|spec| spec.name)
-        .chain(topology.data_plane_namespaces());
+    let mut needed = own.map(|spec| spec.name).chain(topology.data_plane_namespaces());
     match needed.find(|netns| netns.exists()) {
         Some(netns) => Err(LabError::NamespaceInTheWay { netns }),
         None => Ok(()),
@@ -50,33 +45,23 @@ pub(super) fn check_names_free(topology: &Topology) -> Result<(), LabError> {
 }
 
 fn find_weft(asked_for: Option<&Path>) -> Result<PathBuf, LabError> {
-    let named = asked_for
-        .map(Path::to_owned)
-        .or_else(|| env::var_os("WEFT_BIN").map(PathBuf::from));
+    let named = asked_for.map(Path::to_owned).or_else(|| env::var_os("WEFT_BIN").map(PathBuf::from));
     if let Some(tried) = named {
         return match tried.canonicalize() {
             Ok(path) if path.is_file() => Ok(path),
             _ => Err(LabError::NoWeftAt { tried }),
         };
     }
-    beside_this_program("weft")
-        .or_else(|| find_in_path("weft"))
-        .ok_or(LabError::NoWeft)
+    beside_this_program("weft").or_else(|| find_in_path("weft")).ok_or(LabError::NoWeft)
 }
 
 /// Cargo puts test programs one folder below the binaries.
 fn beside_this_program(name: &str) -> Option<PathBuf> {
     let this = env::current_exe().ok()?;
-    this.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|folder| folder.join(name))
-        .find(|path| path.is_file())
+    this.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
 fn find_in_path(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path)
-        .map(|folder| folder.join(name))
-        .find(|candidate| candidate.is_file())
+    env::split_paths(&path).map(|folder| folder.join(name)).find(|candidate| candidate.is_file())
 }

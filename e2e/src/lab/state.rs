@@ -72,9 +72,7 @@ pub(super) enum NetnsDirectory {
 impl NetnsDirectory {
     pub(super) fn observe() -> Result<Self> {
         let mounts = fs::read_to_string("/proc/self/mountinfo").context("reading mountinfo")?;
-        let is_mounted = mounts
-            .lines()
-            .any(|line| line.split(' ').nth(4) == Some(NETNS_DIRECTORY));
+        let is_mounted = mounts.lines().any(|line| line.split(' ').nth(4) == Some(NETNS_DIRECTORY));
         Ok(if is_mounted {
             Self::MountPoint
         } else if Path::new(NETNS_DIRECTORY).exists() {
@@ -95,9 +93,7 @@ impl LabState {
     }
 
     pub(super) fn container(&self, name: &NetnsName) -> Option<&ContainerRecord> {
-        self.containers
-            .iter()
-            .find(|container| container.name == *name)
+        self.containers.iter().find(|container| container.name == *name)
     }
 
     pub(super) fn owns_namespace(&self, name: &NetnsName) -> bool {
@@ -123,10 +119,7 @@ impl StateFile {
             }
         };
         let state = serde_json::from_slice(&text).with_context(|| {
-            format!(
-                "decoding {}: written by another version of weft-lab, or damaged",
-                path.display()
-            )
+            format!("decoding {}: written by another version of weft-lab, or damaged", path.display())
         })?;
         Ok(Some(state))
     }
@@ -148,8 +141,7 @@ impl StateFile {
                 Ok(file) => file,
                 Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
                 Err(error) => {
-                    return Err(error)
-                        .with_context(|| format!("opening {}", lock_path().display()));
+                    return Err(error).with_context(|| format!("opening {}", lock_path().display()));
                 }
             };
             let lock = Flock::lock(file, FlockArg::LockExclusive)

@@ -54,14 +54,8 @@ impl Lab {
         let state = self.state()?;
         // Without the fabric there is no cable to be cut.
         let cuts = Cuts::observe().unwrap_or_default();
-        let rows = entries(&state)
-            .into_iter()
-            .map(|entry| row(&state, &cuts, entry))
-            .collect();
-        Ok(LabStatus {
-            ready: state.ready,
-            rows,
-        })
+        let rows = entries(&state).into_iter().map(|entry| row(&state, &cuts, entry)).collect();
+        Ok(LabStatus { ready: state.ready, rows })
     }
 }
 
@@ -74,19 +68,11 @@ struct Entry {
 
 impl Entry {
     fn new(kind: &'static str, name: String, netns: NetnsName) -> Self {
-        Self {
-            name,
-            kind,
-            netns,
-            port: None,
-        }
+        Self { name, kind, netns, port: None }
     }
 
     fn on_port(self, port: &str) -> Self {
-        Self {
-            port: Some(port.to_owned()),
-            ..self
-        }
+        Self { port: Some(port.to_owned()), ..self }
     }
 }
 
@@ -101,20 +87,16 @@ fn entries(state: &LabState) -> Vec<Entry> {
         let kind = "container";
         Entry::new(kind, container.name.to_string(), container.name.clone())
     }));
-    entries.push(
-        Entry::new("controller", "controller".to_owned(), fixed_name(CONTROL))
-            .on_port(CONTROLLER_PORT),
+    entries.push(Entry::new("controller", "controller".to_owned(), fixed_name(CONTROL)).on_port(CONTROLLER_PORT));
+    entries.extend(
+        topology
+            .members
+            .iter()
+            .map(|member| Entry::new("etcd", member.to_string(), member.netns()).on_port(&member.to_string())),
     );
-    entries.extend(topology.members.iter().map(|member| {
-        Entry::new("etcd", member.to_string(), member.netns()).on_port(&member.to_string())
-    }));
     let unnamed = |kind, netns: NetnsName| Entry::new(kind, netns.to_string(), netns);
     if state.options.agents {
-        entries.extend(
-            hosts
-                .clone()
-                .map(|host| unnamed("data plane", host.data_plane_netns())),
-        );
+        entries.extend(hosts.clone().map(|host| unnamed("data plane", host.data_plane_netns())));
     }
     entries.extend(hosts.map(|host| unnamed("NAT", host.nat_netns())));
     entries.push(unnamed("fabric", fixed_name(FABRIC)));
@@ -123,20 +105,14 @@ fn entries(state: &LabState) -> Vec<Entry> {
 }
 
 fn row(state: &LabState, cuts: &Cuts, entry: Entry) -> StatusRow {
-    let daemon = state
-        .daemons
-        .iter()
-        .find(|daemon| daemon.name == entry.name);
+    let daemon = state.daemons.iter().find(|daemon| daemon.name == entry.name);
     let process = daemon.and_then(|daemon| daemon.process);
     StatusRow {
         exists: entry.netns.exists(),
         pid: process.map(|process| process.pid()),
         state: daemon.map(|_| process.map_or(ProcessState::Stopped, |p| p.observe_state())),
         addresses: observe_addresses(&entry.netns).unwrap_or_default(),
-        cuts: entry
-            .port
-            .map(|port| cuts.of_port(&port))
-            .unwrap_or_default(),
+        cuts: entry.port.map(|port| cuts.of_port(&port)).unwrap_or_default(),
         name: entry.name,
         kind: entry.kind,
         netns: entry.netns,
@@ -157,12 +133,10 @@ fn addresses(links: &Value) -> Vec<String> {
         .iter()
         .flat_map(|link| {
             let interface = link["ifname"].as_str().unwrap_or_default().to_owned();
-            items(&link["addr_info"])
-                .into_iter()
-                .filter_map(move |address| {
-                    let local = address["local"].as_str()?;
-                    Some(format!("{interface} {local}/{}", address["prefixlen"]))
-                })
+            items(&link["addr_info"]).into_iter().filter_map(move |address| {
+                let local = address["local"].as_str()?;
+                Some(format!("{interface} {local}/{}", address["prefixlen"]))
+            })
         })
         .collect()
 }

@@ -72,25 +72,15 @@ fn remove_everything(state: &LabState) -> Result<()> {
         attempt(ensure_directory_removed(directory));
     }
     attempt(restore_netns_directory(state.netns_directory));
-    if failures.is_empty() {
-        Ok(())
-    } else {
-        bail!("not everything could be removed:\n{}", failures.join("\n"))
-    }
+    if failures.is_empty() { Ok(()) } else { bail!("not everything could be removed:\n{}", failures.join("\n")) }
 }
 
 /// Every namespace of the lab, among them those that agents made.
 ///
 /// A user's shell in one of them would keep it and its devices alive, so it ends with the lab.
 fn namespace_ids(state: &LabState) -> BTreeSet<NetnsId> {
-    let machines = state
-        .namespaces
-        .iter()
-        .map(|record| (&record.name, record.id));
-    let containers = state
-        .containers
-        .iter()
-        .map(|record| (&record.name, record.id));
+    let machines = state.namespaces.iter().map(|record| (&record.name, record.id));
+    let containers = state.containers.iter().map(|record| (&record.name, record.id));
     machines
         .chain(containers)
         .filter_map(|(name, recorded)| present(name, recorded))
@@ -111,9 +101,7 @@ fn end_all(processes: &[ProcessId]) -> Result<()> {
     for process in processes {
         process.signal(Signal::SIGKILL)?;
     }
-    processes
-        .iter()
-        .try_for_each(|process| process.wait_stopped(KILL_DEADLINE))
+    processes.iter().try_for_each(|process| process.wait_stopped(KILL_DEADLINE))
 }
 
 /// Leaves a namespace alone that got the name after ours was deleted by somebody else.
@@ -132,11 +120,7 @@ fn remove_resolver(name: &NetnsName) -> Result<()> {
     let Ok(text) = fs::read_to_string(&file) else {
         return Ok(());
     };
-    if text
-        .lines()
-        .next()
-        .is_some_and(|first| first.contains("weft"))
-    {
+    if text.lines().next().is_some_and(|first| first.contains("weft")) {
         fs::remove_file(&file).with_context(|| format!("removing {}", file.display()))?;
         match fs::remove_dir(&directory) {
             Err(error) if error.kind() != ErrorKind::DirectoryNotEmpty => {
@@ -154,8 +138,7 @@ fn restore_netns_directory(before: NetnsDirectory) -> Result<()> {
         return Ok(());
     }
     if NetnsDirectory::observe()? == NetnsDirectory::MountPoint {
-        umount2(NETNS_DIRECTORY, MntFlags::MNT_DETACH)
-            .with_context(|| format!("unmounting {NETNS_DIRECTORY}"))?;
+        umount2(NETNS_DIRECTORY, MntFlags::MNT_DETACH).with_context(|| format!("unmounting {NETNS_DIRECTORY}"))?;
     }
     if before == NetnsDirectory::Absent {
         match fs::remove_dir(NETNS_DIRECTORY) {

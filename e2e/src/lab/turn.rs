@@ -16,9 +16,7 @@ impl Turn {
     /// Waits for the turn. A test that panicked has given it back like any other.
     pub(super) fn wait() -> Self {
         let taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut taken = RETURNED
-            .wait_while(taken, |taken| *taken)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut taken = RETURNED.wait_while(taken, |taken| *taken).unwrap_or_else(PoisonError::into_inner);
         *taken = true;
         Self(())
     }

@@ -6,9 +6,8 @@
 use std::fmt::Write;
 
 use super::{
-    CONTROL, CONTROLLER_ADDRESS, CONTROLLER_PORT, EtcdMember, FABRIC, HostId, NAT_ADDRESS,
-    NAT_ADDRESS_V6, OUTSIDE, OUTSIDE_GATEWAY, OUTSIDE_SERVER, OUTSIDE_SERVER_V6, STORE_CUT_TABLE,
-    Topology, UNDERLAY_BRIDGE, fixed_name,
+    CONTROL, CONTROLLER_ADDRESS, CONTROLLER_PORT, EtcdMember, FABRIC, HostId, NAT_ADDRESS, NAT_ADDRESS_V6, OUTSIDE,
+    OUTSIDE_GATEWAY, OUTSIDE_SERVER, OUTSIDE_SERVER_V6, STORE_CUT_TABLE, Topology, UNDERLAY_BRIDGE, fixed_name,
 };
 use crate::netns::NetnsName;
 
@@ -38,11 +37,7 @@ pub(super) fn namespaces(topology: &Topology) -> [Vec<NamespaceSpec>; 3] {
         .map(host)
         .chain(topology.members.iter().copied().map(member))
         .chain([machine(fixed_name(CONTROL), CONTROLLER_ADDRESS)]);
-    [
-        vec![fabric(topology), outside(topology)],
-        hosts().map(nat).collect(),
-        machines.collect(),
-    ]
+    [vec![fabric(topology), outside(topology)], hosts().map(nat).collect(), machines.collect()]
 }
 
 /// Bridges forward here; with br_netfilter loaded they would also pass bridged packets through
@@ -82,12 +77,7 @@ fn fabric(topology: &Topology) -> NamespaceSpec {
 
     let mut sysctls = vec![("net/ipv6/conf/default/disable_ipv6", "1")];
     sysctls.extend(NO_BRIDGE_NETFILTER);
-    NamespaceSpec {
-        name: fixed_name(FABRIC),
-        ip_batch: batch,
-        nft: Some(store_cut(topology)),
-        sysctls,
-    }
+    NamespaceSpec { name: fixed_name(FABRIC), ip_batch: batch, nft: Some(store_cut(topology)), sysctls }
 }
 
 /// Hosts whose port is in the set `hosts` exchange no IP packet with etcd and the controller.
@@ -163,11 +153,7 @@ fn nat(host: HostId) -> NamespaceSpec {
         name: host.nat_netns(),
         ip_batch: batch,
         nft: Some(nat_rules()),
-        sysctls: vec![
-            NO_DAD,
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-        ],
+        sysctls: vec![NO_DAD, ("net/ipv4/ip_forward", "1"), ("net/ipv6/conf/all/forwarding", "1")],
     }
 }
 
@@ -223,9 +209,7 @@ fn member(member: EtcdMember) -> NamespaceSpec {
 fn machine(name: NetnsName, underlay: std::net::Ipv4Addr) -> NamespaceSpec {
     NamespaceSpec {
         name,
-        ip_batch: format!(
-            "link set lo up\nlink set eth1 up\naddress add {underlay}/24 brd + dev eth1\n"
-        ),
+        ip_batch: format!("link set lo up\nlink set eth1 up\naddress add {underlay}/24 brd + dev eth1\n"),
         nft: None,
         // A new namespace copies IPv4 forwarding from the machine, where another program may
         // have turned it on; a fresh host does not forward.
@@ -245,16 +229,9 @@ mod tests {
     fn each_device_is_made_before_the_group_that_uses_it() {
         let groups = Topology::new(2, 3, 9000).namespaces();
 
-        let makes = |group: usize, text: &str| {
-            groups[group]
-                .iter()
-                .any(|namespace| namespace.ip_batch.contains(text))
-        };
+        let makes = |group: usize, text: &str| groups[group].iter().any(|namespace| namespace.ip_batch.contains(text));
 
-        assert!(makes(
-            0,
-            "link add h2 mtu 9000 type veth peer name eth1 mtu 9000 netns h2\n"
-        ));
+        assert!(makes(0, "link add h2 mtu 9000 type veth peer name eth1 mtu 9000 netns h2\n"));
         assert!(makes(0, "peer name eth1 mtu 9000 netns weft-etcd3\n"));
         assert!(makes(0, "peer name outside netns weft-nat-h2\n"));
         assert!(makes(1, "peer name eth0 netns h1\n"));
@@ -267,9 +244,6 @@ mod tests {
     fn store_cut_covers_every_member_and_the_controller() {
         let rules = store_cut(&Topology::new(1, 3, 1500));
 
-        assert!(
-            rules.contains("192.168.56.2, 192.168.56.3, 192.168.56.4, 192.168.56.5"),
-            "{rules}"
-        );
+        assert!(rules.contains("192.168.56.2, 192.168.56.3, 192.168.56.4, 192.168.56.5"), "{rules}");
     }
 }

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, sendto,
-    setsockopt, socket, sockopt,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, sendto, setsockopt, socket,
+    sockopt,
 };
 use nix::sys::time::{TimeVal, TimeValLike};
 
@@ -70,13 +70,8 @@ impl FramePort {
     /// # Errors
     /// When the interface is down or the frame is longer than it takes.
     pub fn send(&self, frame: &[u8]) -> Result<()> {
-        let sent = sendto(
-            self.socket.as_raw_fd(),
-            frame,
-            &self.address,
-            MsgFlags::empty(),
-        )
-        .context("sending a frame")?;
+        let sent =
+            sendto(self.socket.as_raw_fd(), frame, &self.address, MsgFlags::empty()).context("sending a frame")?;
         if sent != frame.len() {
             bail!("only {sent} of {} bytes of a frame were sent", frame.len());
         }
@@ -87,11 +82,7 @@ impl FramePort {
     ///
     /// # Errors
     /// When the socket fails, for example because the interface is gone.
-    pub fn watch(
-        &self,
-        deadline: Duration,
-        mut wanted: impl FnMut(&SeenFrame) -> bool,
-    ) -> Result<Option<SeenFrame>> {
+    pub fn watch(&self, deadline: Duration, mut wanted: impl FnMut(&SeenFrame) -> bool) -> Result<Option<SeenFrame>> {
         let until = Instant::now() + deadline;
         while let Some(frame) = self.next(until)? {
             if wanted(&frame) {
@@ -122,19 +113,14 @@ impl FramePort {
         // A timeout of zero would mean to wait without end.
         let microseconds = i64::try_from(left.as_micros()).unwrap_or(i64::MAX).max(1);
         let timeout = TimeVal::microseconds(microseconds);
-        setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout)
-            .context("setting a receive timeout")?;
+        setsockopt(&self.socket, sockopt::ReceiveTimeout, &timeout).context("setting a receive timeout")?;
         let mut buffer = vec![0; LONGEST_FRAME];
         match recvfrom::<LinkAddr>(self.socket.as_raw_fd(), &mut buffer) {
             Ok((length, source)) => {
                 buffer.truncate(length);
                 let is_outgoing = source.is_some_and(|from| from.pkttype() == PACKET_OUTGOING);
                 Ok(Some(SeenFrame {
-                    direction: if is_outgoing {
-                        Direction::Sent
-                    } else {
-                        Direction::Received
-                    },
+                    direction: if is_outgoing { Direction::Sent } else { Direction::Received },
                     bytes: buffer,
                 }))
             }
@@ -151,15 +137,9 @@ impl FramePort {
             .filter(|entry| entry.interface_name == interface)
             .find_map(|entry| entry.address?.as_link_addr().copied())
             .context("finding the interface")?;
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            SockProtocol::EthAll,
-        )
-        .context("making a packet socket")?;
-        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER)
-            .context("enlarging a receive buffer")?;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::EthAll)
+            .context("making a packet socket")?;
+        setsockopt(&socket, sockopt::RcvBufForce, &RECEIVE_BUFFER).context("enlarging a receive buffer")?;
         bind(socket.as_raw_fd(), &address).context("binding a packet socket")?;
         Ok(Self { socket, address })
     }

@@ -30,10 +30,7 @@ impl Interface {
     /// # Errors
     /// When `netns` cannot name a namespace.
     pub fn new(netns: &str, name: &str) -> Result<Self> {
-        Ok(Self {
-            netns: netns.parse()?,
-            name: name.to_owned(),
-        })
+        Ok(Self { netns: netns.parse()?, name: name.to_owned() })
     }
 }
 
@@ -42,11 +39,7 @@ impl Interface {
 ///
 /// # Errors
 /// When a namespace or an interface is missing or a socket refuses.
-pub fn broadcast(
-    from: &Interface,
-    listeners: &[Interface],
-    deadline: Duration,
-) -> Result<BTreeMap<String, usize>> {
+pub fn broadcast(from: &Interface, listeners: &[Interface], deadline: Duration) -> Result<BTreeMap<String, usize>> {
     probe(from, listeners, IpAddr::V4(Ipv4Addr::BROADCAST), deadline)
 }
 
@@ -77,10 +70,7 @@ fn probe(
     let socket = open(from, |index| sender(from, group, index))?;
     let mark = packet::new_mark();
     socket
-        .send_to(
-            &packet::probe(mark, 0),
-            &SocketAddr::new(group, PORT).into(),
-        )
+        .send_to(&packet::probe(mark, 0), &SocketAddr::new(group, PORT).into())
         .with_context(|| format!("sending to {group} from {}", from.netns))?;
     let until = Instant::now() + deadline;
     let mut heard = BTreeMap::new();
@@ -102,9 +92,7 @@ fn count(socket: &Socket, mark: u64, until: Instant, most: usize) -> Result<usiz
         // Zero would mean to wait without end; what has arrived by now still counts.
         let left = until.saturating_duration_since(Instant::now());
         let timeout = left.max(Duration::from_millis(1));
-        socket
-            .set_read_timeout(Some(timeout))
-            .context("setting a receive timeout")?;
+        socket.set_read_timeout(Some(timeout)).context("setting a receive timeout")?;
         match io::Read::read(&mut &*socket, &mut buffer) {
             Ok(length) => {
                 let content = buffer.get(..length).unwrap_or_default();
@@ -117,10 +105,7 @@ fn count(socket: &Socket, mark: u64, until: Instant, most: usize) -> Result<usiz
     Ok(copies)
 }
 
-fn open(
-    interface: &Interface,
-    make: impl FnOnce(u32) -> io::Result<Socket> + Send,
-) -> Result<Socket> {
+fn open(interface: &Interface, make: impl FnOnce(u32) -> io::Result<Socket> + Send) -> Result<Socket> {
     let Interface { netns, name } = interface;
     netns
         .enter(|| make(if_nametoindex(name.as_str())?))?

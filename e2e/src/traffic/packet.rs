@@ -24,12 +24,7 @@ const PROBE_LENGTH: usize = 16;
 
 /// An Ethernet frame without VLAN tag.
 #[must_use]
-pub fn ethernet(
-    destination: MacBytes,
-    source: MacBytes,
-    ethertype: u16,
-    content: &[u8],
-) -> Vec<u8> {
+pub fn ethernet(destination: MacBytes, source: MacBytes, ethertype: u16, content: &[u8]) -> Vec<u8> {
     let header = [&destination[..], &source, &ethertype.to_be_bytes()];
     [&header.concat()[..], content].concat()
 }
@@ -47,13 +42,7 @@ pub struct ArpParty {
 #[must_use]
 pub fn arp(operation: u16, sender: ArpParty, target: ArpParty) -> Vec<u8> {
     let party = |party: ArpParty| [&party.mac[..], &party.ip.octets()].concat();
-    [
-        &[0, 1, 8, 0, 6, 4][..],
-        &operation.to_be_bytes(),
-        &party(sender),
-        &party(target),
-    ]
-    .concat()
+    [&[0, 1, 8, 0, 6, 4][..], &operation.to_be_bytes(), &party(sender), &party(target)].concat()
 }
 
 /// An address and port.
@@ -66,19 +55,10 @@ pub type Udp4Party = (Ipv4Addr, u16);
 /// When the content does not fit into one packet.
 #[must_use]
 pub fn udp4(source: Udp4Party, destination: Udp4Party, content: &[u8]) -> Vec<u8> {
-    let length = |bytes: usize| {
-        u16::try_from(bytes)
-            .expect("a test's packet is shorter than 64 KiB")
-            .to_be_bytes()
-    };
-    let datagram = [
-        &source.1.to_be_bytes()[..],
-        &destination.1.to_be_bytes(),
-        &length(8 + content.len()),
-        &[0, 0],
-        content,
-    ]
-    .concat();
+    let length = |bytes: usize| u16::try_from(bytes).expect("a test's packet is shorter than 64 KiB").to_be_bytes();
+    let datagram =
+        [&source.1.to_be_bytes()[..], &destination.1.to_be_bytes(), &length(8 + content.len()), &[0, 0], content]
+            .concat();
     let mut header = [
         &[0x45, 0][..],
         &length(20 + datagram.len()),
@@ -131,9 +111,7 @@ pub(super) fn parse_probe(content: &[u8], mark: u64) -> Option<u64> {
 
 /// The Internet checksum, RFC 1071.
 fn checksum(bytes: &[u8]) -> u16 {
-    let words = bytes
-        .chunks(2)
-        .map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from));
+    let words = bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u32::from));
     let mut sum: u32 = words.sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -159,17 +137,9 @@ mod tests {
 
     #[test]
     fn arp_in_ethernet_has_the_length_of_the_standard() {
-        let party = ArpParty {
-            mac: [2, 0, 0, 0, 0, 1],
-            ip: Ipv4Addr::LOCALHOST,
-        };
+        let party = ArpParty { mac: [2, 0, 0, 0, 0, 1], ip: Ipv4Addr::LOCALHOST };
 
-        let frame = ethernet(
-            BROADCAST,
-            party.mac,
-            ETHERTYPE_ARP,
-            &arp(ARP_REQUEST, party, party),
-        );
+        let frame = ethernet(BROADCAST, party.mac, ETHERTYPE_ARP, &arp(ARP_REQUEST, party, party));
 
         assert_eq!(frame.len(), 42);
     }

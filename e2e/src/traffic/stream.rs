@@ -75,12 +75,7 @@ impl Stream {
         let sender = open(from, address, Wire::Udp)?;
         let receiver = open(to, address, Wire::Udp)?;
         let port = local_port(&receiver)?;
-        let stream = Outgoing {
-            socket: sender,
-            target: SocketAddr::new(address, port),
-            rate,
-            wire: Wire::Udp,
-        };
+        let stream = Outgoing { socket: sender, target: SocketAddr::new(address, port), rate, wire: Wire::Udp };
         Self::start(stream, receiver)
     }
 
@@ -95,31 +90,20 @@ impl Stream {
         };
         let socket = open(from, address, wire)?;
         let receiver = socket.try_clone().context("duplicating a socket")?;
-        let stream = Outgoing {
-            socket,
-            target: SocketAddr::new(address, 0),
-            rate,
-            wire,
-        };
+        let stream = Outgoing { socket, target: SocketAddr::new(address, 0), rate, wire };
         Self::start(stream, receiver)
     }
 
     fn start(outgoing: Outgoing, receiver: Socket) -> Result<Self> {
         let buffer = RECEIVE_BUFFER;
-        setsockopt(&receiver, sockopt::RcvBufForce, &buffer)
-            .context("enlarging a receive buffer")?;
-        receiver
-            .set_read_timeout(Some(RECEIVE_TIMEOUT))
-            .context("setting a receive timeout")?;
+        setsockopt(&receiver, sockopt::RcvBufForce, &buffer).context("enlarging a receive buffer")?;
+        receiver.set_read_timeout(Some(RECEIVE_TIMEOUT)).context("setting a receive timeout")?;
         let shared = Arc::new(Shared::default());
         let (for_sender, for_receiver) = (Arc::clone(&shared), Arc::clone(&shared));
         let (wire, mark) = (outgoing.wire, packet::new_mark());
         let receiving = thread::spawn(move || receive(&receiver, wire, mark, &for_receiver));
         let sending = thread::spawn(move || outgoing.run(mark, &for_sender));
-        Ok(Self {
-            shared,
-            threads: Some((sending, receiving)),
-        })
+        Ok(Self { shared, threads: Some((sending, receiving)) })
     }
 
     /// Packets sent so far.
@@ -145,9 +129,7 @@ impl Stream {
             if received >= wanted {
                 Ok(())
             } else {
-                Err(format!(
-                    "{received} of {wanted} wanted received, {sent} sent"
-                ))
+                Err(format!("{received} of {wanted} wanted received, {sent} sent"))
             }
         })?;
         Ok(())
@@ -158,25 +140,16 @@ impl Stream {
     /// # Errors
     /// When a thread of the stream panicked.
     pub fn stop(mut self) -> Result<StreamReport> {
-        let (sending, receiving) = self
-            .threads
-            .take()
-            .expect("only this method takes the threads, and it takes self");
+        let (sending, receiving) = self.threads.take().expect("only this method takes the threads, and it takes self");
         self.shared.is_stopping.store(true, Ordering::Relaxed);
-        let sending = sending
-            .join()
-            .map_err(|_| anyhow!("the sending thread panicked"))?;
+        let sending = sending.join().map_err(|_| anyhow!("the sending thread panicked"))?;
         // Whatever has not arrived in time counts as lost.
-        drop(wait_until(DRAIN, "packets under way", || {
-            match self.sent().saturating_sub(self.received()) {
-                0 => Ok(()),
-                missing => Err(format!("{missing} missing")),
-            }
+        drop(wait_until(DRAIN, "packets under way", || match self.sent().saturating_sub(self.received()) {
+            0 => Ok(()),
+            missing => Err(format!("{missing} missing")),
         }));
         self.shared.is_over.store(true, Ordering::Relaxed);
-        let arrivals = receiving
-            .join()
-            .map_err(|_| anyhow!("the receiving thread panicked"))?;
+        let arrivals = receiving.join().map_err(|_| anyhow!("the receiving thread panicked"))?;
         Ok(report(&sending, &arrivals))
     }
 }
@@ -264,12 +237,7 @@ impl Outgoing {
             }
             due += interval;
         }
-        Sending {
-            sent: sequence,
-            refused,
-            began,
-            ended: Instant::now(),
-        }
+        Sending { sent: sequence, refused, began, ended: Instant::now() }
     }
 }
 
@@ -283,9 +251,7 @@ fn receive(socket: &Socket, wire: Wire, mark: u64, shared: &Shared) -> Vec<Arriv
             continue;
         };
         let at = Instant::now();
-        let sequence = buffer
-            .get(..length)
-            .and_then(|bytes| wire.decode(bytes, mark));
+        let sequence = buffer.get(..length).and_then(|bytes| wire.decode(bytes, mark));
         if let Some(sequence) = sequence {
             arrivals.push(Arrival { sequence, at });
             if is_new(&mut seen, sequence) {
@@ -308,10 +274,7 @@ fn is_new(seen: &mut Vec<bool>, sequence: u64) -> bool {
 
 fn report(sending: &Sending, arrivals: &[Arrival]) -> StreamReport {
     let mut seen = Vec::new();
-    let received = arrivals
-        .iter()
-        .filter(|arrival| is_new(&mut seen, arrival.sequence))
-        .count();
+    let received = arrivals.iter().filter(|arrival| is_new(&mut seen, arrival.sequence)).count();
     let (received, total) = (received as u64, arrivals.len() as u64);
     StreamReport {
         sent: sending.sent,
@@ -320,30 +283,19 @@ fn report(sending: &Sending, arrivals: &[Arrival]) -> StreamReport {
         duplicated: total - received,
         refused: sending.refused,
         longest_gap: longest_gap(sending, arrivals),
-        first_after: arrivals
-            .first()
-            .map(|arrival| arrival.at.saturating_duration_since(sending.began)),
+        first_after: arrivals.first().map(|arrival| arrival.at.saturating_duration_since(sending.began)),
     }
 }
 
 fn longest_gap(sending: &Sending, arrivals: &[Arrival]) -> Duration {
     let arrived = arrivals.iter().map(|arrival| arrival.at);
-    let moments: Vec<_> = std::iter::once(sending.began)
-        .chain(arrived)
-        .chain([sending.ended])
-        .collect();
-    moments
-        .windows(2)
-        .map(|pair| pair[1].saturating_duration_since(pair[0]))
-        .max()
-        .unwrap_or_default()
+    let moments: Vec<_> = std::iter::once(sending.began).chain(arrived).chain([sending.ended]).collect();
+    moments.windows(2).map(|pair| pair[1].saturating_duration_since(pair[0])).max().unwrap_or_default()
 }
 
 fn open(netns: &str, address: IpAddr, wire: Wire) -> Result<Socket> {
     let netns: NetnsName = netns.parse()?;
-    netns
-        .enter(|| open_here(address, wire))?
-        .with_context(|| format!("opening a socket in {netns}"))
+    netns.enter(|| open_here(address, wire))?.with_context(|| format!("opening a socket in {netns}"))
 }
 
 fn open_here(address: IpAddr, wire: Wire) -> io::Result<Socket> {
@@ -375,16 +327,8 @@ mod tests {
     fn report_counts_losses_duplicates_and_the_longest_gap() {
         let began = Instant::now();
         let after = |milliseconds| began + Duration::from_millis(milliseconds);
-        let sending = Sending {
-            sent: 5,
-            refused: 1,
-            began,
-            ended: after(100),
-        };
-        let arrivals = [(0, 10), (1, 20), (1, 21), (4, 90)].map(|(sequence, at)| Arrival {
-            sequence,
-            at: after(at),
-        });
+        let sending = Sending { sent: 5, refused: 1, began, ended: after(100) };
+        let arrivals = [(0, 10), (1, 20), (1, 21), (4, 90)].map(|(sequence, at)| Arrival { sequence, at: after(at) });
 
         let report = report(&sending, &arrivals);
 
@@ -397,16 +341,8 @@ mod tests {
     fn silence_at_the_end_is_a_gap_too() {
         let began = Instant::now();
         let ended = began + Duration::from_millis(500);
-        let sending = Sending {
-            sent: 500,
-            refused: 0,
-            began,
-            ended,
-        };
+        let sending = Sending { sent: 500, refused: 0, began, ended };
 
-        assert_eq!(
-            report(&sending, &[]).longest_gap,
-            Duration::from_millis(500)
-        );
+        assert_eq!(report(&sending, &[]).longest_gap, Duration::from_millis(500));
     }
 }

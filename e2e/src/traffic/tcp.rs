@@ -35,9 +35,7 @@ pub fn tcp_transfer(from: &str, to: &str, address: IpAddr, bytes: u64) -> Result
         IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let listener = to
-        .enter(|| TcpListener::bind((any, 0)))?
-        .with_context(|| format!("listening in {to}"))?;
+    let listener = to.enter(|| TcpListener::bind((any, 0)))?.with_context(|| format!("listening in {to}"))?;
     let port = listener.local_addr().context("reading a port")?.port();
     let target = SocketAddr::new(address, port);
     let began = Instant::now();
@@ -46,21 +44,13 @@ pub fn tcp_transfer(from: &str, to: &str, address: IpAddr, bytes: u64) -> Result
         .with_context(|| format!("connecting from {from} to {target} in {to}"))?;
     let receiving = thread::spawn(move || receive(&listener));
     let sent = send(stream, bytes).with_context(|| format!("sending from {from} to {target}"));
-    let received = receiving
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    let received = receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let sent = sent?;
     let (arrived, checksum) = received.with_context(|| format!("receiving in {to}"))?;
     if (arrived, checksum) != (bytes, sent) {
-        bail!(
-            "{bytes} bytes with checksum {sent:016x} sent, {arrived} with {checksum:016x} arrived"
-        );
+        bail!("{bytes} bytes with checksum {sent:016x} sent, {arrived} with {checksum:016x} arrived");
     }
-    Ok(TcpReport {
-        bytes,
-        elapsed: began.elapsed(),
-        checksum,
-    })
+    Ok(TcpReport { bytes, elapsed: began.elapsed(), checksum })
 }
 
 fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {

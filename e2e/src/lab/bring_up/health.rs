@@ -19,11 +19,7 @@ pub(super) fn observe_etcd(from: &NetnsName, member: EtcdMember) -> Result<(), S
         .enter(|| ask_health(address))
         .map_err(|error| format!("{error:#}"))?
         .map_err(|error| format!("{address}: {error}"))?;
-    if answer.contains(r#""health":"true""#) {
-        Ok(())
-    } else {
-        Err(answer)
-    }
+    if answer.contains(r#""health":"true""#) { Ok(()) } else { Err(answer) }
 }
 
 fn ask_health(address: SocketAddr) -> std::io::Result<String> {
@@ -41,11 +37,7 @@ pub(super) fn observe_agent(host: &Host) -> Result<(), String> {
         .weft_within(PROBE_TIMEOUT * 3, &["status", "--output", "json"])
         .and_then(CommandOutput::success)
         .map_err(|error| format!("{error:#}"))?;
-    let status: Value = serde_json::from_str(&answer)
-        .map_err(|error| format!("weft status answers {answer:?}: {error}"))?;
-    if status["converged"] == true {
-        Ok(())
-    } else {
-        Err(status.to_string())
-    }
+    let status: Value =
+        serde_json::from_str(&answer).map_err(|error| format!("weft status answers {answer:?}: {error}"))?;
+    if status["converged"] == true { Ok(()) } else { Err(status.to_string()) }
 }
