@@ -1,3 +1,4 @@
 //! The per-host daemon of Weft.
 
+pub mod firewall;
 pub mod netns;
