@@ -262,7 +262,8 @@ impl<S: Store> Registrar<S> {
         loop {
             let own = self.read_own().await?;
             self.answered();
-            let step = next_step(&self.identity, &self.description.borrow_and_update(), &self.claimant(), own);
+            let description = self.description.borrow_and_update().clone();
+            let step = next_step(&self.identity, &description, &self.claimant(), own);
             debug!(node = %self.identity.node, step = step.name(), "registration step");
             if let Some(settled) = self.take(step).await? {
                 return Ok(settled);
