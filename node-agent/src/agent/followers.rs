@@ -52,6 +52,11 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
         Self { client, handle, running: Arc::default() }
     }
 
+    /// The way to the store.
+    pub fn client(&self) -> &Client<S> {
+        &self.client
+    }
+
     /// The way to the reconciler.
     pub fn handle(&self) -> &Handle<K> {
         &self.handle

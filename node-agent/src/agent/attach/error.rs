@@ -9,6 +9,7 @@ use crate::{
     container::ContainerError,
     control::{
         allocation::{AllocationError, CommitError},
+        membership::MembershipError,
         submit::SubmitError,
     },
     netns::NetnsError,
@@ -70,6 +71,9 @@ pub enum ConnectError {
     /// Not registered.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// This node could not join the network.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     /// The store could not be read.
     #[error("reading the store")]
     Store(#[from] SubmitError),
@@ -111,6 +115,7 @@ impl ConnectError {
             | Self::PortTaken { .. }
             | Self::Contended { .. } => ErrorClass::Conflict,
             Self::Allocation(error) => allocation_class(error),
+            Self::Membership(error) => membership_class(error),
             Self::Commit(CommitError::Standing(_) | CommitError::Store { .. })
             | Self::Store(_)
             | Self::Follow(_)
@@ -132,6 +137,17 @@ fn allocation_class(error: &AllocationError) -> ErrorClass {
         | AllocationError::Taken { .. }
         | AllocationError::Busy(_)
         | AllocationError::Exhausted(_) => ErrorClass::Conflict,
+    }
+}
+
+fn membership_class(error: &MembershipError) -> ErrorClass {
+    match error {
+        MembershipError::Address { source, .. } => allocation_class(source),
+        MembershipError::NetworkGone(_) => ErrorClass::Conflict,
+        MembershipError::Leg { .. }
+        | MembershipError::Release { .. }
+        | MembershipError::Standing(_)
+        | MembershipError::Store(_) => ErrorClass::Unavailable,
     }
 }
 
