@@ -366,12 +366,16 @@ impl<S: Store> Allocator<S> {
         }
     }
 
-    /// Forgets what the node has in a network, so that it is read again at the next use: the network is gone, or the node
-    /// was lost meanwhile.
-    pub fn forget_network(&self, network: NetworkId) {
+    /// Has what the node has in a network read again, because the node was lost meanwhile. Reservations stay valid.
+    pub fn reread_network(&self, network: NetworkId) {
         if let Some(book) = self.known(network) {
             self.invalidate(&book);
         }
+    }
+
+    /// Forgets a network that is gone.
+    pub fn forget_network(&self, network: NetworkId) {
+        self.inner.networks.lock().unwrap_or_else(PoisonError::into_inner).remove(&network);
     }
 
     fn claim(

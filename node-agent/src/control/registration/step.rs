@@ -9,6 +9,7 @@ use weft_overlay::{
 };
 
 use super::{NodeDescription, NodeIdentity, Obstacle, Standing};
+use crate::control::nodes::EXPEL;
 
 /// A node's own keys.
 #[derive(Debug, Clone)]
@@ -110,13 +111,16 @@ fn is_ours(
 
 /// The record as it should be; fields that only others know stay.
 fn described(identity: &NodeIdentity, description: &NodeDescription, stored: Option<&NodeRecord>) -> NodeRecord {
+    let mut extra = stored.map(|record| record.extra.clone()).unwrap_or_default();
+    // Somebody wanted the node given up while it was away; it is back.
+    extra.remove(EXPEL);
     NodeRecord {
         v: RECORD_VERSION,
         name: identity.name.clone(),
         vtep: identity.vtep,
         version: description.version.clone(),
         routes: description.routes.clone(),
-        extra: stored.map(|record| record.extra.clone()).unwrap_or_default(),
+        extra,
     }
 }
 
