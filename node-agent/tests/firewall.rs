@@ -1,0 +1,8 @@
+//! The firewall adapter against a real kernel, with packets: each rule is shown to stop what passes without it.
+
+#[path = "firewall/traffic.rs"]
+mod traffic;
+#[path = "firewall/upkeep.rs"]
+mod upkeep;
+#[path = "firewall/world.rs"]
+mod world;
