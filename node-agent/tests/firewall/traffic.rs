@@ -13,7 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::world::{open, succeeds};
+use weft_overlay::id::Mac;
+
+use crate::{
+    packets::{BROADCAST, Ethernet},
+    world::{open, run, succeeds},
+};
 
 /// How long to wait for what should come.
 pub const PATIENCE: Duration = Duration::from_secs(5);
@@ -112,16 +117,7 @@ pub fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
 
 /// A broadcast frame of an experimental ethertype that carries a text.
 pub fn marked(text: &str) -> Vec<u8> {
-    frame([0xff; 6], [2, 0, 0, 0, 0, 0x66], 0x88b5, text.as_bytes())
-}
-
-/// An Ethernet frame, padded to the shortest that is allowed.
-pub fn frame(to: [u8; 6], from: [u8; 6], kind: u16, payload: &[u8]) -> Vec<u8> {
-    let mut bytes = [to, from].concat();
-    bytes.extend(kind.to_be_bytes());
-    bytes.extend(payload);
-    bytes.resize(bytes.len().max(60), 0);
-    bytes
+    Ethernet { to: BROADCAST, from: [2, 0, 0, 0, 0, 0x66] }.frame(0x88b5, text.as_bytes())
 }
 
 /// Sends frames as they are, from an interface of a namespace.
@@ -133,6 +129,58 @@ pub fn send_frames(namespace: &str, interface: &str, frames: &[Vec<u8>]) {
                    for f in sys.argv[2:]: s.send(bytes.fromhex(f))";
     let status = python(namespace).args(["-c", program, interface]).args(hex).status().expect("python3 runs");
     assert!(status.success(), "sending frames from {interface} of {namespace}");
+}
+
+/// The Ethernet address of an interface.
+pub fn mac_of(namespace: &str, interface: &str) -> [u8; 6] {
+    let text = run(namespace, &format!("cat /sys/class/net/{interface}/address"));
+    text.trim().parse::<Mac>().expect("an address").octets()
+}
+
+/// A UDP server that tells each client its address and port.
+pub struct UdpServer {
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl UdpServer {
+    pub fn start(namespace: &str, address: (&'static str, u16)) -> Self {
+        let socket = open(namespace).run(|| UdpSocket::bind(address)).expect("entering").expect("binding");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket option");
+        let ends = Arc::new(AtomicBool::new(false));
+        let thread = std::thread::spawn({
+            let ends = Arc::clone(&ends);
+            move || {
+                let mut buffer = [0; 64];
+                while !ends.load(Ordering::Relaxed) {
+                    if let Ok((_, from)) = socket.recv_from(&mut buffer) {
+                        drop(socket.send_to(from.to_string().as_bytes(), from));
+                    }
+                }
+            }
+        });
+        Self { ends, thread: Some(thread) }
+    }
+}
+
+impl Drop for UdpServer {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// Sends a datagram from a port (0: any) and returns the address and port that the server saw.
+pub fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), patience: Duration) -> Option<SocketAddr> {
+    let work = || {
+        let socket = UdpSocket::bind((if to.0.is_ipv4() { "0.0.0.0" } else { "::" }, from_port)).expect("binding");
+        socket.set_read_timeout(Some(patience)).expect("a socket option");
+        socket.send_to(b"?", SocketAddr::from(to)).ok()?;
+        let mut buffer = [0; 64];
+        let length = socket.recv(&mut buffer).ok()?;
+        std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()
+    };
+    open(namespace).run(work).expect("entering")
 }
 
 /// Frames that arrive at an interface, from the moment that the capture exists.
