@@ -18,14 +18,17 @@ use crate::netns::{Namespace, NetnsError};
 mod content;
 mod foreign;
 mod netlink;
+mod place;
 mod render;
 mod sets;
+mod steps;
 mod structure;
 mod wire;
 
 pub use foreign::{HostileChain, Tool};
-use netlink::{Change, Connection, NfFamily, Write};
-use sets::{Set, sets_of, table_of};
+use place::Place;
+use sets::table_of;
+use steps::{check_element, element_writes, is_element, is_table, not_ours, refused};
 
 /// The part of the kernel that the firewall adapter carries out.
 pub trait Firewall: Send {
@@ -71,17 +74,6 @@ pub struct NftFirewall {
     known: BTreeMap<Element, Object>,
     adopted: bool,
     accepts_wanted: bool,
-}
-
-/// One of our tables and the namespace that it is in.
-#[derive(Debug)]
-struct Place {
-    table: Table,
-    namespace: Namespace,
-    connection: Connection,
-    canonical: Option<structure::Listing>,
-    /// The verdict on the structure, and the ruleset's generation that it is about.
-    judged: Option<(u32, Option<Object>)>,
 }
 
 impl NftFirewall {
@@ -171,11 +163,15 @@ impl NftFirewall {
         foreign::ensure(&self.host.namespace, &mut self.host.connection, wanted.as_ref())
     }
 
-    fn remember(&mut self, steps: &[Step]) {
-        for step in steps {
+    /// Takes note of what should be there, except elements that cannot be: their steps fail.
+    fn remember(&mut self, steps: &[Step], results: &mut [Applied]) {
+        for (step, result) in steps.iter().zip(results) {
             match (step.id(), step.result()) {
                 (ObjectId::Node(NodeObject::Element(element)), Some(object)) => {
-                    self.known.insert(element.clone(), object.clone());
+                    *result = check_element(&self.known, step);
+                    if result.is_ok() {
+                        self.known.insert(element.clone(), object.clone());
+                    }
                 }
                 (ObjectId::Node(NodeObject::Element(element)), None) => {
                     self.known.remove(element);
@@ -188,41 +184,27 @@ impl NftFirewall {
         }
     }
 
-    /// Loads a table with all elements that are known. When one of them makes `nft` refuse the whole, the table is
-    /// loaded without: then each element is written by itself and only the bad one fails.
-    fn load(&mut self, table: Table) -> io::Result<Loaded> {
-        let full = render::script(table, self.vxlan_port, self.known.iter());
-        let empty = render::script(table, self.vxlan_port, std::iter::empty());
-        let place = self.place(table);
-        place.judged = None;
-        let Err(refusal) = structure::within(&place.namespace, || structure::load(&full)) else {
-            return Ok(Loaded::WithElements);
-        };
-        structure::within(&place.namespace, || structure::load(&empty))?;
-        tracing::warn!(error = %refusal, "loading a table of the firewall without its elements");
-        let groups: Vec<Vec<Write>> = self
-            .known
-            .iter()
-            .filter(|(element, _)| table_of(element) == table)
-            .map(|(element, object)| writes(Change::Add, element, object))
-            .collect();
-        drop(self.place(table).write(&groups));
-        Ok(Loaded::Empty)
+    /// Returns whether a table was loaded, and with it every element that is known.
+    fn apply_tables(&mut self, table: Table, steps: &[Step], results: &mut [Applied]) -> bool {
+        let mut loaded = false;
+        for (step, result) in steps.iter().zip(results).filter(|(step, _)| is_table(step, table)) {
+            let (vxlan_port, creates) = (self.vxlan_port, step.result().is_some());
+            let (place, known) = match table {
+                Table::Host => (&mut self.host, &self.known),
+                Table::DataPlane => (&mut self.data_plane, &self.known),
+            };
+            let outcome = if creates { place.load(vxlan_port, known) } else { place.delete() };
+            loaded = creates && outcome.is_ok();
+            *result = outcome.map_err(|cause| refused(step, cause));
+        }
+        loaded
     }
 
-    fn apply_elements(&mut self, table: Table, steps: &[Step], chosen: &[usize], results: &mut [Applied]) {
-        let mut indices = Vec::new();
-        let mut groups = Vec::new();
-        for &index in chosen {
-            match element_writes(&steps[index]) {
-                Some(writes) => {
-                    indices.push(index);
-                    groups.push(writes);
-                }
-                None => results[index] = Err(impossible(&steps[index])),
-            }
-        }
-        for (index, result) in indices.into_iter().zip(self.place(table).write(&groups)) {
+    fn apply_elements(&mut self, table: Table, steps: &[Step], results: &mut [Applied]) {
+        let possible = |index: &usize| is_element(&steps[*index], table) && results[*index].is_ok();
+        let chosen: Vec<usize> = (0..steps.len()).filter(possible).collect();
+        let groups: Vec<_> = chosen.iter().map(|index| element_writes(&steps[*index])).collect();
+        for (index, result) in chosen.into_iter().zip(self.place(table).write(&groups)) {
             results[index] = result.map_err(|cause| refused(&steps[index], cause));
         }
     }
@@ -247,13 +229,6 @@ impl NftFirewall {
 
 type Applied = Result<(), StepError>;
 
-/// How a table was loaded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Loaded {
-    WithElements,
-    Empty,
-}
-
 impl Firewall for NftFirewall {
     fn observe(&mut self, ids: Option<&BTreeSet<NodeObject>>) -> Result<BTreeMap<NodeObject, Object>, ObserveError> {
         let mut observed = BTreeMap::new();
@@ -274,96 +249,14 @@ impl Firewall for NftFirewall {
 
     fn apply(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>> {
         let mut results: Vec<Applied> = steps.iter().map(not_ours).collect();
-        self.remember(steps);
+        self.remember(steps, &mut results);
         for table in [Table::Host, Table::DataPlane] {
-            let mut loaded = Loaded::Empty;
-            for (index, step) in steps.iter().enumerate().filter(|(_, step)| is_table(step, table)) {
-                let outcome = match step {
-                    Step::Delete(..) => self.place(table).delete().map(|()| Loaded::Empty),
-                    Step::Create(..) | Step::Replace { .. } => self.load(table),
-                };
-                match outcome {
-                    Ok(how) => loaded = how,
-                    Err(cause) => results[index] = Err(refused(step, cause)),
-                }
+            if !self.apply_tables(table, steps, &mut results) {
+                self.apply_elements(table, steps, &mut results);
             }
-            let chosen: Vec<usize> = (0..steps.len()).filter(|&i| is_element(&steps[i], table)).collect();
-            // What the table was loaded with is there already; what cannot be in it has to be said all the same.
-            let chosen = chosen.into_iter().filter(|&i| loaded == Loaded::Empty || element_writes(&steps[i]).is_none());
-            self.apply_elements(table, steps, &chosen.collect::<Vec<_>>(), &mut results);
         }
         self.follow_legs(steps, &mut results);
         results
-    }
-}
-
-impl Place {
-    fn open(table: Table, namespace: Namespace) -> Result<Self, FirewallError> {
-        let opened = namespace.run(Connection::open).map_err(FirewallError::Namespace)?;
-        let label = || namespace.label().to_owned();
-        let connection = opened.map_err(|cause| FirewallError::Socket { namespace: label(), cause })?;
-        Ok(Self { table, namespace, connection, canonical: None, judged: None })
-    }
-
-    fn family(&self) -> NfFamily {
-        match self.table {
-            Table::Host => NfFamily::Inet,
-            Table::DataPlane => NfFamily::Bridge,
-        }
-    }
-
-    fn write(&mut self, groups: &[Vec<Write>]) -> Vec<io::Result<()>> {
-        self.connection.write(self.family(), render::TABLE_NAME, groups)
-    }
-
-    fn delete(&mut self) -> io::Result<()> {
-        self.connection.delete_table(self.family(), render::TABLE_NAME)
-    }
-
-    fn unreadable(&self, what: &'static str, cause: io::Error) -> ObserveError {
-        ObserveError { what, namespace: self.namespace.label().to_owned(), cause }
-    }
-
-    fn observe_content(&mut self) -> Result<content::Content, ObserveError> {
-        let family = self.family();
-        let dumps: io::Result<Vec<_>> = sets_of(self.table)
-            .iter()
-            .map(|set: &Set| Ok((*set, self.connection.elements(family, render::TABLE_NAME, set.name())?)))
-            .collect();
-        dumps
-            .map(|dumps| content::read_content(&dumps))
-            .map_err(|cause| self.unreadable("nftables set elements", cause))
-    }
-
-    /// Listing takes a process, so the verdict is kept as long as nobody commits anything.
-    fn observe_structure(&mut self, vxlan_port: u16) -> Result<Option<Object>, ObserveError> {
-        let judged = self.judge(vxlan_port);
-        judged.map_err(|cause| self.unreadable("an nftables table", cause))
-    }
-
-    fn judge(&mut self, vxlan_port: u16) -> io::Result<Option<Object>> {
-        let generation = self.connection.generation()?;
-        if let Some((of, verdict)) = self.judged.as_ref().filter(|(of, _)| *of == generation) {
-            tracing::trace!(generation = of, "nothing was committed since the table was listed");
-            return Ok(verdict.clone());
-        }
-        let verdict = match self.connection.table_flags(self.family(), render::TABLE_NAME)? {
-            None => None,
-            Some(0) => Some(self.compare(vxlan_port)?),
-            Some(_) => Some(Object::Deviant("the table is dormant or owned by a process".to_owned())),
-        };
-        self.judged = Some((generation, verdict.clone()));
-        Ok(verdict)
-    }
-
-    fn compare(&mut self, vxlan_port: u16) -> io::Result<Object> {
-        let table = self.table;
-        if self.canonical.is_none() {
-            self.canonical = Some(structure::canonical(table, vxlan_port)?);
-        }
-        let canonical = self.canonical.as_ref().expect("it was just set");
-        let live = structure::within(&self.namespace, || structure::list(table))?;
-        Ok(structure::difference(&live, canonical).map_or(Object::Present, Object::Deviant))
     }
 }
 
@@ -382,86 +275,5 @@ impl Wanted<'_> {
     fn touches(&self, table: Table) -> bool {
         let of_table = |id: &NodeObject| matches!(id, NodeObject::Element(element) if table_of(element) == table);
         self.table || self.ids.is_none_or(|ids| ids.iter().any(of_table))
-    }
-}
-
-fn is_table(step: &Step, table: Table) -> bool {
-    matches!(step.id(), ObjectId::Node(NodeObject::Table(of)) if *of == table)
-}
-
-fn is_element(step: &Step, table: Table) -> bool {
-    matches!(step.id(), ObjectId::Node(NodeObject::Element(element)) if table_of(element) == table)
-}
-
-fn not_ours(step: &Step) -> Applied {
-    match step.id() {
-        ObjectId::Node(NodeObject::Table(_) | NodeObject::Element(_) | NodeObject::ForeignAccepts) => Ok(()),
-        _ => Err(refused(step, io::ErrorKind::Unsupported.into())),
-    }
-}
-
-/// What an element's step writes; nothing when no set can hold what it wants.
-fn element_writes(step: &Step) -> Option<Vec<Write>> {
-    let ObjectId::Node(NodeObject::Element(element)) = step.id() else { return None };
-    match step {
-        Step::Create(_, object) => Some(writes(Change::Add, element, object)).filter(|writes| !writes.is_empty()),
-        Step::Delete(_, object) => Some(removals(element, object)),
-        Step::Replace { observed, desired, .. } => {
-            // Only a published port is more than its name; of other elements, what is missing is added.
-            let is_published = matches!(element, Element::Published(..));
-            let mut all = if is_published && observed != desired { removals(element, observed) } else { Vec::new() };
-            let mut additions = writes(Change::Add, element, desired);
-            if additions.is_empty() {
-                return None;
-            }
-            all.append(&mut additions);
-            Some(all)
-        }
-    }
-}
-
-/// Of a published port whose target is not known, both families are removed.
-fn removals(element: &Element, observed: &Object) -> Vec<Write> {
-    if let (Element::Published(_, host, _), false) = (element, matches!(observed, Object::Published(..))) {
-        let any = [std::net::IpAddr::from([0; 4]), std::net::IpAddr::from([0; 16])];
-        let families = any.into_iter().filter(|any| host.is_none_or(|host| host.is_ipv4() == any.is_ipv4()));
-        return families.flat_map(|any| writes(Change::Remove, element, &Object::Published(any, 0))).collect();
-    }
-    writes(Change::Remove, element, observed)
-}
-
-fn writes(change: Change, element: &Element, object: &Object) -> Vec<Write> {
-    let members = sets::members(element, object).unwrap_or_default();
-    let raw = members.iter().flat_map(|member| member.raw().into_iter().map(move |raw| (member.set.name(), raw)));
-    raw.map(|(set, element)| Write { change, set, element }).collect()
-}
-
-fn impossible(step: &Step) -> StepError {
-    StepError {
-        action: action(step),
-        hint: Some("no set can hold it: addresses of two families, or an interface name with special characters"),
-        cause: io::ErrorKind::InvalidInput.into(),
-    }
-}
-
-fn refused(step: &Step, cause: io::Error) -> StepError {
-    StepError { action: action(step), hint: hint(&cause), cause }
-}
-
-fn action(step: &Step) -> String {
-    match step {
-        Step::Create(id, _) => format!("creating {id}"),
-        Step::Replace { id, .. } => format!("replacing {id}"),
-        Step::Delete(id, _) => format!("deleting {id}"),
-    }
-}
-
-fn hint(cause: &io::Error) -> Option<&'static str> {
-    match cause.kind() {
-        io::ErrorKind::PermissionDenied => Some("CAP_NET_ADMIN is missing"),
-        io::ErrorKind::NotFound if cause.raw_os_error().is_none() => Some("install the package nftables"),
-        io::ErrorKind::NotFound => Some("the table is missing; it is made again in the next pass"),
-        io::ErrorKind::Unsupported => Some("this is not the firewall's"),
-        _ => None,
     }
 }

@@ -1,0 +1,12 @@
+//! The firewall adapter against a real kernel, with packets: each rule is shown to stop what passes without it.
+
+#[path = "firewall/packets.rs"]
+mod packets;
+#[path = "firewall/traffic.rs"]
+mod traffic;
+#[path = "firewall/upkeep.rs"]
+mod upkeep;
+#[path = "firewall/vxlan.rs"]
+mod vxlan;
+#[path = "firewall/world.rs"]
+mod world;
