@@ -27,6 +27,8 @@ pub(crate) struct Row {
     pub(crate) flags: u8,
     pub(crate) mac: Option<[u8; 6]>,
     pub(crate) destination: Option<IpAddr>,
+    /// Index of the bridge whose row it is; rows of a device itself have none.
+    pub(crate) bridge: Option<u32>,
     /// It belongs to one VLAN, sends to another port or VNI, or uses a next hop object: nothing that we write.
     pub(crate) special: bool,
 }
@@ -42,12 +44,14 @@ impl Row {
             flags: u8_at(payload, 10)?,
             mac: None,
             destination: None,
+            bridge: None,
             special: false,
         };
         for (kind, value) in Attributes(payload.get(12..)?) {
             match kind {
                 libc::NDA_LLADDR => row.mac = array_at(value, 0),
                 libc::NDA_DST => row.destination = ip(value),
+                libc::NDA_MASTER => row.bridge = u32_at(value, 0),
                 libc::NDA_VLAN => row.special |= u16_at(value, 0) != Some(0),
                 libc::NDA_PORT | libc::NDA_VNI | libc::NDA_SRC_VNI | NEXT_HOP => row.special = true,
                 _ => {}

@@ -73,6 +73,9 @@ impl<F: Firewall> LinuxKernel<F> {
         if !faults.is_empty() {
             let change = LinkRequest::indexed(link.index).alias(&network_alias(network)).group(GROUP);
             changes.push(change.without_link_local().bridge().change());
+            if matches!(&link.kind, Kind::Bridge(options) if options.vlan_filtering) {
+                changes.push(LinkRequest::indexed(link.index).bridge_without_vlans().change());
+            }
             changes.extend(link.no_arp.then(|| LinkRequest::indexed(link.index).with_arp().change()));
             self.quiet(step, &link)?;
         }

@@ -33,7 +33,7 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    /// Keeps what has a name of ours, whoever it belongs to.
+    /// Keeps every device of the data plane's namespace, since any may be a port, and the legs of the host's.
     pub(crate) fn new(data_plane: Vec<Link>, host: Vec<Link>) -> Self {
         let mut devices = Self::default();
         data_plane.into_iter().for_each(|link| devices.put(link));
@@ -44,8 +44,9 @@ impl Devices {
     /// Takes note of a device in the data plane's namespace.
     pub(crate) fn put(&mut self, link: Link) {
         self.remove(link.index);
-        let Some(role) = Role::of(&link.name).filter(|role| !matches!(role, Role::Leg(_))) else { return };
-        self.by_role.insert(role, link.index);
+        if let Some(role) = Role::of(&link.name).filter(|role| !matches!(role, Role::Leg(_))) {
+            self.by_role.insert(role, link.index);
+        }
         self.data_plane.insert(link.index, link);
     }
 
@@ -154,8 +155,8 @@ impl Devices {
     /// The object that a forwarding row is.
     pub(crate) fn forwarding_row(&self, row: &Row) -> Option<(ObjectId, Object)> {
         let link = self.by_index(row.index)?;
-        if u32::from(row.flags) & u32::from(libc::NTF_MASTER) != 0 {
-            return self.bridge_row(row, link);
+        if let Some(bridge) = row.bridge {
+            return self.bridge_row(row, link, bridge);
         }
         let Role::Vxlan(network) = link.role()? else { return None };
         let destination = row.destination;
@@ -173,15 +174,14 @@ impl Devices {
         Some((ObjectId::Network(network, id), object))
     }
 
-    fn bridge_row(&self, row: &Row, link: &Link) -> Option<(ObjectId, Object)> {
+    fn bridge_row(&self, row: &Row, link: &Link, bridge: u32) -> Option<(ObjectId, Object)> {
         let mac = unicast(row.mac?)?;
-        let network = self.network_of_bridge(link.master.unwrap_or(link.index))?;
+        let network = self.network_of_bridge(bridge)?;
         if row.special {
             return None;
         }
         if row.state & libc::NUD_PERMANENT != 0 {
-            let bridge = link.master.and_then(|master| self.by_index(master));
-            let own = link.mac == Some(mac) || bridge.is_some_and(|bridge| bridge.mac == Some(mac));
+            let own = link.mac == Some(mac) || self.by_index(bridge).is_some_and(|bridge| bridge.mac == Some(mac));
             let strange = || Object::Deviant("taken for the bridge's own".to_owned());
             return (!own).then(|| (ObjectId::Network(network, NetworkObject::BridgeFdb(mac)), strange()));
         }

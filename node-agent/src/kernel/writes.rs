@@ -51,6 +51,7 @@ impl<F: Firewall> LinuxKernel<F> {
                 Pending::Sent { host: true, count } => outcome(step, host.by_ref().take(count)),
             });
         }
+        self.forgive_existing_routes(steps, &mut outcomes);
         self.announce_changes(steps, &outcomes, &found);
         outcomes
     }
@@ -116,6 +117,18 @@ impl<F: Firewall> LinuxKernel<F> {
             (Step::Replace { id, desired, .. }, Some(observed)) => Step::Replace { id, observed, desired },
             (Step::Delete(id, _), Some(observed)) => Step::Delete(id, observed),
             (step, _) => step,
+        }
+    }
+
+    /// A route that exists already as wanted is no error. The kernel's answer does not tell it from one of others.
+    fn forgive_existing_routes(&mut self, steps: &[Step], outcomes: &mut [Result<(), StepError>]) {
+        for (step, outcome) in steps.iter().zip(outcomes) {
+            let Step::Create(id @ ObjectId::Network(_, NetworkObject::LegRoute(_)), wanted) = step else { continue };
+            let exists = outcome.as_ref().is_err_and(|e| e.cause.raw_os_error() == Some(Errno::EEXIST as i32));
+            let mut read = || self.observe_objects(&BTreeSet::from([id.clone()]));
+            if exists && read().is_ok_and(|state| state.objects.get(id) == Some(wanted)) {
+                *outcome = Ok(());
+            }
         }
     }
 

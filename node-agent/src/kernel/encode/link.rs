@@ -97,7 +97,6 @@ impl LinkRequest {
     pub(crate) fn bridge(self) -> Self {
         let options = vec![
             InfoBridge::StpState(BridgeStpState::Disabled),
-            InfoBridge::VlanFiltering(false),
             // Otherwise each row is kept a second time for the default VLAN. Kernels without VLANs ignore it.
             InfoBridge::VlanDefaultPvid(0),
             InfoBridge::GroupFwdMask(0),
@@ -108,6 +107,11 @@ impl LinkRequest {
             InfoBridge::NfCallArpTables(false),
         ];
         self.kind(InfoKind::Bridge, InfoData::Bridge(options))
+    }
+
+    /// Switches VLAN filtering off on a bridge that has it on; a kernel built without VLANs refuses even this.
+    pub(crate) fn bridge_without_vlans(self) -> Self {
+        self.kind(InfoKind::Bridge, InfoData::Bridge(vec![InfoBridge::VlanFiltering(false)]))
     }
 
     /// A VXLAN device that only sends where its table says, and is bound to no device.
