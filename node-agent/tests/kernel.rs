@@ -27,6 +27,8 @@ fn similar(seen: &weft_overlay::kernel::KernelState, wanted: &weft_overlay::kern
             None => differences.push(format!("+ {id}: {object}")),
         }
     }
-    differences.extend(seen.objects.iter().filter(|(id, _)| !wanted.objects.contains_key(id)).map(|(id, o)| format!("- {id}: {o}")));
+    differences.extend(
+        seen.objects.iter().filter(|(id, _)| !wanted.objects.contains_key(id)).map(|(id, o)| format!("- {id}: {o}")),
+    );
     assert!(differences.is_empty(), "{differences:#?}");
 }

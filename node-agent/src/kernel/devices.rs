@@ -25,7 +25,10 @@ use super::{
     graves, host,
     mark::{GROUP, Role, endpoint_alias, network_alias},
     netlink::{Refusal, Request},
-    recipe::{LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults, vxlan_reasons_to_recreate},
+    recipe::{
+        LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults,
+        vxlan_reasons_to_recreate,
+    },
     sandbox,
     settings::{self, Setting},
 };
@@ -79,7 +82,9 @@ impl<F: Firewall> LinuxKernel<F> {
             changes.extend(link.no_arp.then(|| LinkRequest::indexed(link.index).with_arp().change()));
             self.quiet(step, &link)?;
         }
-        changes.extend((link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()));
+        changes.extend(
+            (link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(&link, desired.mtu));
         changes.extend(state_change(&link, desired.up));
         self.change(step, changes)
@@ -105,7 +110,9 @@ impl<F: Firewall> LinuxKernel<F> {
             changes.push(LinkRequest::indexed(link.index).vxlan_without_learning().change());
             self.quiet(step, &link)?;
         }
-        changes.extend((link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()));
+        changes.extend(
+            (link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(&link, desired.mtu));
         changes.extend(attachment(&link, bridge, true));
         self.change(step, changes)?;
@@ -193,7 +200,9 @@ impl<F: Firewall> LinuxKernel<F> {
             settings::ensure(&namespace, &leg_settings(&host.name)).map_err(|cause| io_error(&action(step), cause))?;
             changes.push(common(host, &alias).change());
         }
-        changes.extend((host.mac != Some(desired.mac)).then(|| LinkRequest::indexed(host.index).mac(desired.mac).change()));
+        changes.extend(
+            (host.mac != Some(desired.mac)).then(|| LinkRequest::indexed(host.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(host, desired.mtu));
         changes.extend(state_change(host, desired.up));
         let answers = self.host.transact(changes);
@@ -226,7 +235,13 @@ impl<F: Firewall> LinuxKernel<F> {
         self.mend_port(step, (network, endpoint), desired, &link)
     }
 
-    fn mend_port(&mut self, step: &Step, (network, endpoint): (NetworkId, EndpointId), desired: &Port, link: &Link) -> Outcome {
+    fn mend_port(
+        &mut self,
+        step: &Step,
+        (network, endpoint): (NetworkId, EndpointId),
+        desired: &Port,
+        link: &Link,
+    ) -> Outcome {
         let bridge = self.bridge_index(step, network)?;
         let mut changes = Vec::new();
         if !port_faults(link, network, Some(endpoint)).is_empty() {

@@ -16,9 +16,7 @@ use super::{
     Firewall, LinuxKernel,
     decode::{Address, Route, link::Link},
     devices::gone,
-    encode::{
-        Verb, container_address, default_route, delete_address, link::LinkRequest, list_addresses, list_routes,
-    },
+    encode::{Verb, container_address, default_route, delete_address, link::LinkRequest, list_addresses, list_routes},
     errno::{action, deleted, foreign, step_error},
     mark::{GROUP, Role, endpoint_alias},
     netlink::{Channel, Refusal},

@@ -19,8 +19,8 @@ use weft_node_agent::{
 use weft_overlay::{
     id::{EndpointId, Mac, NetworkId, NodeId, Vni},
     kernel::{
-        Bridge, FdbPort, Kernel, KernelState, Leg, NetworkObject, NodeObject, Object, ObjectId, ObserveError, Place, Port,
-        SandboxState, Scope, Step, StepError, Vxlan,
+        Bridge, FdbPort, Kernel, KernelState, Leg, NetworkObject, NodeObject, Object, ObjectId, ObserveError, Place,
+        Port, SandboxState, Scope, Step, StepError, Vxlan,
     },
 };
 
@@ -216,10 +216,7 @@ impl Network {
         let route = |source: String| Object::LegRoute(Some(ip(&source)));
         self.put(NetworkObject::LegRoute(format!("{v4}.0/24").parse().unwrap()), route(format!("{v4}.2")));
         self.put(NetworkObject::LegRoute(format!("{v6}/64").parse().unwrap()), route(format!("{v6}2")));
-        self.put(
-            NetworkObject::Port(self.endpoint),
-            Object::Port(Box::new(Port { mtu, up: true, attached: true })),
-        );
+        self.put(NetworkObject::Port(self.endpoint), Object::Port(Box::new(Port { mtu, up: true, attached: true })));
         let sandbox = SandboxState {
             place: place(&self.container, "eth0"),
             mac: mac(LOCAL_MAC),
