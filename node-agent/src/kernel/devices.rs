@@ -92,6 +92,7 @@ impl<F: Firewall> LinuxKernel<F> {
 
     fn ensure_vxlan(&mut self, step: &Step, network: NetworkId, desired: &Vxlan) -> Outcome {
         let role = Role::Vxlan(network);
+        let bridge = self.bridge_index(step, network)?;
         if let Some(link) = self.ours(step, role)? {
             let reasons = vxlan_reasons_to_recreate(&link, desired);
             if !reasons.is_empty() {
@@ -103,7 +104,6 @@ impl<F: Firewall> LinuxKernel<F> {
             self.create_vxlan(step, network, desired)?;
         }
         let Some(link) = self.ours(step, role)? else { return vanished(step) };
-        let bridge = self.bridge_index(step, network)?;
         let mut changes = Vec::new();
         if !vxlan_faults(&link, network).is_empty() {
             changes.push(common(&link, &network_alias(network)).without_link_local().change());
@@ -145,6 +145,7 @@ impl<F: Firewall> LinuxKernel<F> {
 
     fn ensure_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg) -> Outcome {
         let (port_role, host_role) = (Role::LegPort(network), Role::Leg(network));
+        let bridge = self.bridge_index(step, network)?;
         let ends = (self.ours(step, port_role)?, self.ours(step, host_role)?);
         let paired = |port: &Link, host: &Link| port.peer == Some(host.index) && host.peer == Some(port.index);
         match &ends {
@@ -165,7 +166,7 @@ impl<F: Firewall> LinuxKernel<F> {
         let (Some(port), Some(host)) = (self.ours(step, port_role)?, self.ours(step, host_role)?) else {
             return vanished(step);
         };
-        self.mend_leg(step, network, desired, (&port, &host))
+        self.mend_leg(step, (network, bridge), desired, (&port, &host))
     }
 
     fn create_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg) -> Outcome {
@@ -180,9 +181,13 @@ impl<F: Firewall> LinuxKernel<F> {
         self.data_plane.ask(request).map(drop).map_err(|refusal| step_error(&action(step), refusal))
     }
 
-    fn mend_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg, ends: (&Link, &Link)) -> Outcome {
-        let (port, host) = ends;
-        let bridge = self.bridge_index(step, network)?;
+    fn mend_leg(
+        &mut self,
+        step: &Step,
+        (network, bridge): (NetworkId, u32),
+        desired: &Leg,
+        (port, host): (&Link, &Link),
+    ) -> Outcome {
         let alias = network_alias(network);
         let mut changes = Vec::new();
         if !port_faults(port, network, None).is_empty() {
@@ -218,6 +223,7 @@ impl<F: Firewall> LinuxKernel<F> {
         comes: bool,
     ) -> Outcome {
         let role = Role::Port(endpoint);
+        self.bridge_index(step, network)?;
         if self.ours(step, role)?.is_none() {
             let Some(sandbox) = self.sandboxes.get(&endpoint).cloned() else {
                 return Err(StepError {

@@ -242,3 +242,28 @@ impl Network {
         self.put(NetworkObject::Neighbour(ip("fd00:1::6")), Object::Neighbour(remote));
     }
 }
+
+/// The steps from one state to another: what is surplus goes first, devices before what is in them.
+pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
+    let surplus = seen.objects.iter().filter(|(id, _)| !wanted.objects.contains_key(id));
+    let mut steps: Vec<Step> = surplus.map(|(id, o)| Step::Delete(id.clone(), o.clone())).collect();
+    for (id, desired) in &wanted.objects {
+        match seen.objects.get(id) {
+            Some(observed) if observed == desired => {}
+            Some(observed) => steps.push(Step::Replace {
+                id: id.clone(),
+                observed: observed.clone(),
+                desired: desired.clone(),
+            }),
+            None => steps.push(Step::Create(id.clone(), desired.clone())),
+        }
+    }
+    steps
+}
+
+/// Two states are the same; panics with the steps between them.
+#[track_caller]
+pub fn same(seen: &KernelState, wanted: &KernelState) {
+    let steps: Vec<String> = diff(seen, wanted).iter().map(ToString::to_string).collect();
+    assert!(steps.is_empty(), "not the same:\n{}", steps.join("\n"));
+}
