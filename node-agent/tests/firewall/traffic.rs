@@ -217,7 +217,12 @@ impl Capture {
 
     /// Waits for a frame that contains `needle`.
     pub fn waits_for(&mut self, needle: &[u8]) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+        self.waits_for_within(needle, PATIENCE)
+    }
+
+    /// The same, with a deadline of one's own.
+    pub fn waits_for_within(&mut self, needle: &[u8], patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         loop {
             if self.seen(needle) {
                 return true;
@@ -227,6 +232,20 @@ impl Capture {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
             }
         }
+    }
+
+    /// How many frames come until a deadline that contain `needle`, as far as they are fewer than `enough`.
+    pub fn counts(&mut self, needle: &[u8], enough: usize, patience: Duration) -> usize {
+        let contains = |frame: &Vec<u8>| frame.windows(needle.len()).any(|window| window == needle);
+        let deadline = Instant::now() + patience;
+        let mut count = self.seen.iter().filter(|frame| contains(frame)).count();
+        while count < enough {
+            match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(frame) => count += usize::from(contains(&frame)),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        count
     }
 
     /// Whether a frame that contains `needle` has come so far.

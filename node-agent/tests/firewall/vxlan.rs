@@ -91,7 +91,9 @@ fn over_ipv6_a_strangers_vxlan_is_dropped_whole_in_fragments_and_behind_options(
     let (from, to) = (underlay6(9), underlay6(1));
     ip(
         &host,
-        &format!("link add six netns {data_plane} type vxlan id {OTHER_VNI} local {to} dstport {VXLAN_PORT} udp6zerocsumrx"),
+        &format!(
+            "link add six netns {data_plane} type vxlan id {OTHER_VNI} local {to} dstport {VXLAN_PORT} udp6zerocsumrx"
+        ),
     );
     ip(&data_plane, &format!("link set six master {} up", network_id(A).bridge_name()));
     let vni = OTHER_VNI.to_string().parse().unwrap();
@@ -196,7 +198,10 @@ fn whatever_the_host_forwards_cannot_be_a_member_either() {
     let mut capture = Capture::start(&victim.namespace, "eth0");
     let (out, host) = (world.out(), world.nodes[0].host.clone());
     // As a container of another engine on that host: the host masquerades it.
-    run(&host, "nft 'table ip other { chain post { type nat hook postrouting priority 100; oifname eth0 masquerade; }; }'");
+    run(
+        &host,
+        "nft 'table ip other { chain post { type nat hook postrouting priority 100; oifname eth0 masquerade; }; }'",
+    );
     ip(&out, &format!("route add {} via {}", underlay4(2), underlay4(1)));
     let send = |from: &str, text| {
         send_udp(from, 0, (underlay4(2), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text))).expect("sending");
@@ -219,9 +224,15 @@ fn masqueraded_udp_never_comes_from_the_vxlan_port() {
     let container = world.container(1, &[A], 11);
     let _server = UdpServer::start(&world.out(), ("::", 9999));
     let targets: [IpAddr; 2] = [underlay4(9), underlay6(9)];
+    world.nodes[0].delete_rules(Table::Host, "masquerade_out", "meta l4proto udp");
+    let kept = fetch_udp(&container.namespace, VXLAN_PORT, (targets[0], 9999), PATIENCE).expect("an answer");
+    assert_eq!(kept.port(), VXLAN_PORT, "without the rule the port is kept");
+    world.nodes[0].restore(Table::Host);
+    // Another flow than before: the kernel remembers the translation of that one.
+    let _other = UdpServer::start(&world.out(), ("::", 9998));
 
     for target in targets {
-        let seen = fetch_udp(&container.namespace, VXLAN_PORT, (target, 9999), PATIENCE).expect("an answer");
+        let seen = fetch_udp(&container.namespace, VXLAN_PORT, (target, 9998), PATIENCE).expect("an answer");
 
         let host = if target.is_ipv4() { underlay4(1) } else { underlay6(1) };
         assert_eq!(seen.ip().to_canonical(), host);

@@ -118,6 +118,9 @@ impl World {
     fn add_node(&mut self, number: u8) {
         let host = self.underlay_host(&format!("h{number}"), number);
         let data_plane = self.namespace(&format!("d{number}"));
+        // With br_netfilter loaded, IP rules see bridged frames and cut off what follows the packet.
+        let see = "/proc/sys/net/bridge/bridge-nf-call-";
+        run(&data_plane, &format!("for f in {see}*; do [ ! -e $f ] || echo 0 > $f; done"));
         let firewall = NftFirewall::new(open(&host), open(&data_plane), VXLAN_PORT).expect("opening the firewall");
         let mut node = Node { number, host, data_plane, firewall, elements: BTreeMap::new() };
         run(&node.host, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
@@ -234,7 +237,7 @@ impl Node {
         let listing = run(namespace, &format!("nft -a -s list chain {family} weft {chain}"));
         let handles: Vec<&str> = listing
             .lines()
-            .filter(|line| line.contains(pattern))
+            .filter(|line| line.contains(pattern) && !line.contains("chain "))
             .filter_map(|line| line.rsplit_once("# handle ").map(|(_, handle)| handle))
             .collect();
         assert!(!handles.is_empty(), "no rule of {chain} contains {pattern:?}:\n{listing}");
