@@ -1,6 +1,6 @@
 //! Firewalls of others that drop (A8, failure mode B20), and what of ours stands in them.
 
-use weft_node_agent::firewall::{Firewall, NftFirewall, Tool};
+use weft_node_agent::firewall::{NftFirewall, Tool};
 use weft_overlay::{
     kernel::{Element, NodeObject, Object, ObjectId, Step},
     model::Protocol,

@@ -154,7 +154,7 @@ fn attacks(attacker: &Container) -> Frames {
     let (own4, own6) = (v4(attacker.addresses[0]), v6(attacker.addresses[1]));
     let (other4, other6) = (v4(overlay4(A, 12)), v6(overlay6(A, 12)));
     let gateway6 = v6(overlay6(A, 1));
-    let foreign_mac: Mac = "02:66:66:66:66:66".parse().unwrap();
+    let foreign_mac: Mac = "02:66:66:66:66:66".parse().expect("an address");
     let nd =
         |kind, from: Ipv6Addr, target| ipv6(from, ALL_NODES, ICMPV6, &icmpv6(kind, from, ALL_NODES, &about(target)));
     let hidden = icmpv6(NEIGHBOUR_ADVERTISEMENT, own6, ALL_NODES, &about(gateway6));

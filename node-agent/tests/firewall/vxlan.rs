@@ -39,7 +39,7 @@ fn a_strangers_vxlan_is_dropped() {
     let mut capture = Capture::start(&victim.namespace, "eth0");
     let out = world.out();
     let send = |from: &str, text| {
-        send_udp(from, 0, (underlay4(1), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text))).expect("sending");
+        send_udp(from, 0, (underlay4(1), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text)));
     };
     world.nodes[0].delete_rules(Table::Host, "input", "\tudp dport 4789 counter");
     send(&out, "without the rule");
@@ -78,7 +78,7 @@ fn a_strangers_fragments_are_dropped() {
     send("with the rule");
 
     let member = vxlan(vni(A).get(), &marked("from a member"));
-    send_udp(&world.nodes[1].host, 0, (underlay4(1), VXLAN_PORT), &member).expect("sending");
+    send_udp(&world.nodes[1].host, 0, (underlay4(1), VXLAN_PORT), &member);
     assert!(capture.waits_for(b"from a member"));
     assert!(!capture.seen(b"with the rule"));
 }
@@ -121,7 +121,7 @@ fn over_ipv6_a_strangers_vxlan_is_dropped_whole_in_fragments_and_behind_options(
     send("beside the rule");
 
     let member = vxlan(OTHER_VNI, &marked("from a member"));
-    send_udp(&world.nodes[1].host, 0, (to, VXLAN_PORT), &member).expect("sending");
+    send_udp(&world.nodes[1].host, 0, (to, VXLAN_PORT), &member);
     assert!(capture.waits_for(b"from a member"));
     for kind in ["whole", "options", "parts"] {
         assert!(!capture.seen(format!("{kind} beside").as_bytes()), "{kind}");
@@ -165,7 +165,7 @@ fn a_container_cannot_forge_a_member_towards_its_own_host() {
     send("with the rule");
 
     let member = vxlan(vni(A).get(), &marked("from a member"));
-    send_udp(&world.nodes[1].host, 0, (to, VXLAN_PORT), &member).expect("sending");
+    send_udp(&world.nodes[1].host, 0, (to, VXLAN_PORT), &member);
     assert!(capture.waits_for(b"from a member"));
     assert!(!capture.seen(b"with the rule"));
 }
@@ -177,7 +177,7 @@ fn a_container_cannot_use_the_masquerade_to_be_a_member() {
     let victim = world.container(2, &[A], 12);
     let mut capture = Capture::start(&victim.namespace, "eth0");
     let send = |from: &str, text| {
-        send_udp(from, 0, (underlay4(2), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text))).expect("sending");
+        send_udp(from, 0, (underlay4(2), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text)));
     };
     world.nodes[0].delete_rules(Table::Host, "forward", "ip daddr @vteps4");
     send(&attacker.namespace, "without the rule");
@@ -204,7 +204,7 @@ fn whatever_the_host_forwards_cannot_be_a_member_either() {
     );
     ip(&out, &format!("route add {} via {}", underlay4(2), underlay4(1)));
     let send = |from: &str, text| {
-        send_udp(from, 0, (underlay4(2), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text))).expect("sending");
+        send_udp(from, 0, (underlay4(2), VXLAN_PORT), &vxlan(vni(A).get(), &marked(text)));
     };
     world.nodes[0].delete_rules(Table::Host, "forward", "ip daddr @vteps4");
     send(&out, "without the rule");
