@@ -255,3 +255,77 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @th,64,128 @gateway_targets6 counter drop
 	}
 "#;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+    use weft_overlay::model::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn the_tables_are_as_committed() {
+        let elements = elements();
+
+        for (name, table) in [("host", Table::Host), ("data_plane", Table::DataPlane)] {
+            compare(name, &script(table, 4789, elements.iter()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn masqueraded_ports_are_many_and_never_the_vxlan_port(vxlan_port in 1_u16..) {
+            let text = masquerade_ports(vxlan_port);
+            let (first, last) = text.split_once('-').unwrap();
+            let (first, last): (u16, u16) = (first.parse().unwrap(), last.parse().unwrap());
+
+            prop_assert!(first >= 1024 && last - first > 32_000, "{text}");
+            prop_assert!(!(first..=last).contains(&vxlan_port), "{text}");
+        }
+    }
+
+    fn elements() -> BTreeMap<Element, Object> {
+        let present = [
+            Element::AcceptedPair("192.168.56.12".parse().unwrap(), 70_001.try_into().unwrap()),
+            Element::AcceptedPair("fd56::12".parse().unwrap(), 70_001.try_into().unwrap()),
+            Element::Vtep("192.168.56.12".parse().unwrap()),
+            Element::Vtep("fd56::12".parse().unwrap()),
+            Element::Leg("weft-00000000aa".parse().unwrap()),
+            Element::Leg("weft-00000000ab".parse().unwrap()),
+            Element::InternalLeg("weft-00000000ab".parse().unwrap()),
+            Element::OverlaySubnet("10.32.0.0/20".parse().unwrap()),
+            Element::OverlaySubnet("10.32.16.0/20".parse().unwrap()),
+            Element::OverlaySubnet("fd00:32::/64".parse().unwrap()),
+            Element::MasqueradedSubnet("10.32.0.0/20".parse().unwrap()),
+            Element::MasqueradedSubnet("fd00:32::/64".parse().unwrap()),
+            Element::LocalEndpoint("10.32.0.5".parse().unwrap()),
+            Element::LocalEndpoint("fd00:32::5".parse().unwrap()),
+            Element::PortMac("wp-0000000000cc".parse().unwrap(), "02:42:0a:20:00:05".parse().unwrap()),
+            Element::PortAddress("wp-0000000000cc".parse().unwrap(), "10.32.0.5".parse().unwrap()),
+            Element::PortAddress("wp-0000000000cc".parse().unwrap(), "fd00:32::5".parse().unwrap()),
+            Element::Gateway("10.32.0.1".parse().unwrap()),
+            Element::Gateway("fd00:32::1".parse().unwrap()),
+        ];
+        let to4 = Object::Published("10.32.0.5".parse().unwrap(), 80);
+        let to6 = Object::Published("fd00:32::5".parse().unwrap(), 80);
+        let published = [
+            (Element::Published(Protocol::Tcp, None, 8080), to4.clone()),
+            (Element::Published(Protocol::Udp, None, 8081), to6.clone()),
+            (Element::Published(Protocol::Tcp, Some("192.168.56.11".parse().unwrap()), 8082), to4),
+            (Element::Published(Protocol::Tcp, Some("fd56::11".parse().unwrap()), 8082), to6),
+        ];
+        present.map(|element| (element, Object::Present)).into_iter().chain(published).collect()
+    }
+
+    /// `BLESS=1` rewrites the committed text.
+    fn compare(name: &str, actual: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/firewall/golden/{name}.nft"));
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, actual).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert!(actual == expected, "{} differs; BLESS=1 rewrites it:\n{actual}", path.display());
+    }
+}

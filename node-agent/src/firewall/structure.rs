@@ -129,3 +129,30 @@ pub(super) fn within<R: Send>(namespace: &Namespace, work: impl FnOnce() -> io::
         NetnsError::Open { cause, .. } | NetnsError::Enter { cause, .. } | NetnsError::Thread { cause, .. } => cause,
     })?
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_the_place() {
+        let listing = |rules: &str| parse(&format!("{{\"nftables\": [{{\"metainfo\": {{}}}}{rules}]}}")).unwrap();
+        let rule = |handle: u8, port: u16| {
+            format!(",{{\"rule\": {{\"chain\": \"input\", \"handle\": {handle}, \"expr\": [{port}]}}}}")
+        };
+        let canonical = listing(&rule(1, 22));
+
+        assert_eq!(difference(&listing(&rule(9, 22)), &canonical), None);
+        assert_eq!(difference(&listing(&rule(1, 23)), &canonical).unwrap(), "rules of chain input is changed");
+        assert_eq!(difference(&listing(""), &canonical).unwrap(), "rules of chain input is missing");
+        assert_eq!(difference(&canonical, &listing("")).unwrap(), "rules of chain input is not ours");
+    }
+
+    #[test]
+    fn a_program_that_fails_is_quoted() {
+        let error = run("nft", &["list", "table", "inet", "no_such_table_exists"]).unwrap_err();
+
+        assert!(error.to_string().starts_with("nft: "), "{error}");
+        assert!(run("no-such-program-exists", &[]).unwrap_err().to_string().contains("no-such-program-exists"));
+    }
+}
