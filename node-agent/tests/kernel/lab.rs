@@ -250,11 +250,9 @@ pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
     for (id, desired) in &wanted.objects {
         match seen.objects.get(id) {
             Some(observed) if observed == desired => {}
-            Some(observed) => steps.push(Step::Replace {
-                id: id.clone(),
-                observed: observed.clone(),
-                desired: desired.clone(),
-            }),
+            Some(observed) => {
+                steps.push(Step::Replace { id: id.clone(), observed: observed.clone(), desired: desired.clone() })
+            }
             None => steps.push(Step::Create(id.clone(), desired.clone())),
         }
     }
