@@ -89,7 +89,8 @@ fn masquerade_ports(vxlan_port: u16) -> String {
 /// * Networks without a way out take no part in forwarding at all, published ports included.
 /// * DNS at an address of the overlay is the agent's, even when somebody publishes port 53.
 /// * `route_localnet` on the legs, for published ports at 127.0.0.1, also opens the host's loopback to containers: both
-///   directions are closed in `raw`.
+///   directions are closed in `raw`. IPv6 has no such setting, so at ::1 nothing is published: the kernel would never
+///   let the packet out, and whoever listens there himself would be cut off.
 const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 		type filter hook prerouting priority raw; policy accept;
 		iifname @legs ip daddr 127.0.0.0/8 counter drop
@@ -162,6 +163,7 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 	}
 
 	chain published {
+		ip6 daddr ::1 accept
 		ip daddr @overlay4 meta l4proto { tcp, udp } th dport 53 accept
 		ip6 daddr @overlay6 meta l4proto { tcp, udp } th dport 53 accept
 		meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @published_at4
@@ -179,7 +181,6 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 
 	chain masquerade_to_leg {
 		ip saddr 127.0.0.0/8 masquerade
-		ip6 saddr ::1 masquerade
 		ct status dnat iifname @legs masquerade
 		ct status dnat ip daddr != @local_endpoints4 masquerade
 		ct status dnat ip6 daddr != @local_endpoints6 masquerade
