@@ -14,7 +14,8 @@ use weft_overlay::{
 };
 
 use crate::{
-    traffic::answers_ping,
+    packets::{Ethernet, IPV4, ipv4, v4},
+    traffic::{Capture, Flood, answers_ping, marked, send_frames},
     world::{A, VXLAN_PORT, World, endpoint, open, overlay4, overlay6, run, underlay4},
 };
 
@@ -235,6 +236,28 @@ fn replacing_the_tables_under_load_loses_no_packet() {
     for report in [inside.join().unwrap(), outside.join().unwrap()] {
         assert!(report.contains("2000 packets transmitted, 2000 received"), "{reloads} reloads: {report}");
     }
+}
+
+#[test]
+fn replacing_the_tables_under_attack_lets_no_packet_through() {
+    let mut world = World::new(1);
+    let attacker = world.container(1, &[A], 11);
+    let victim = world.container(1, &[A], 12);
+    let mut capture = Capture::start(&victim.namespace, "eth0");
+    let flood = Flood::start(&attacker.namespace, "eth0", &marked("attack"));
+
+    let mut reloads = 0;
+    while reloads < 40 || flood.sent() < 50_000 {
+        world.nodes[0].restore(Table::DataPlane);
+        reloads += 1;
+    }
+
+    drop(flood);
+    let own = Ethernet::broadcast(attacker.mac);
+    let fence = ipv4(v4(attacker.addresses[0]), v4(victim.addresses[0]), 253, b"fence");
+    send_frames(&attacker.namespace, "eth0", &[own.frame(IPV4, &fence)]);
+    assert!(capture.waits_for(b"fence"));
+    assert!(!capture.seen(b"attack"), "within {reloads} reloads");
 }
 
 #[test]
