@@ -97,7 +97,7 @@ pub struct Reconciler<K> {
     observed: KernelState,
     /// What is to be compared with what is wanted.
     dirty: BTreeSet<ObjectId>,
-    /// What cannot be decided or done until more is known or an obstacle is gone.
+    /// What cannot be decided or done until more is known, or what is foreign or gone is so no longer.
     deferred: BTreeSet<ObjectId>,
     /// What was known when that was last asked.
     knowledge: Knowledge,
@@ -328,11 +328,7 @@ impl<K: Kernel> Reconciler<K> {
 
     fn note_obstacles(&mut self, ids: &BTreeSet<ObjectId>, plan: &Plan) {
         let gone = |obstacle: &Obstacle| ids.contains(&obstacle_id(obstacle)) && !plan.obstacles.contains(obstacle);
-        let known = self.obstacles.len();
         self.obstacles.retain(|obstacle| !gone(obstacle));
-        if self.obstacles.len() < known {
-            self.dirty.append(&mut self.deferred);
-        }
         for obstacle in &plan.obstacles {
             if self.obstacles.insert(obstacle.clone()) {
                 warn!(%obstacle, "obstacle");

@@ -78,7 +78,7 @@ pub fn network_mtu(view: &NodeView, network: &NetworkView, spec: &NetworkSpec) -
 fn wanted_of_node(view: &NodeView, object: &NodeObject) -> Wanted {
     match object {
         NodeObject::Element(element) => {
-            if (view.is_loaded() && view.unlisted().next().is_none()) || is_being_removed(view, element) {
+            if view.is_loaded() && view.unlisted().next().is_none() {
                 element_object(view, element).into()
             } else {
                 // A network that is not listed yet may want this element.
@@ -130,23 +130,10 @@ fn element_object(view: &NodeView, element: &Element) -> Option<Object> {
     }
 }
 
-/// Whether an element serves an endpoint of which it is known that it is leaving.
-fn is_being_removed(view: &NodeView, element: &Element) -> bool {
-    match element {
-        Element::PortMac(port, _) | Element::PortAddress(port, _) => {
-            endpoint_behind(port).is_some_and(|endpoint| view.is_detaching(endpoint))
-        }
-        _ => false,
-    }
-}
-
-fn endpoint_behind(port: &IfName) -> Option<EndpointId> {
-    port.as_str().strip_prefix("wp-")?.parse().ok()
-}
-
 /// The local container whose veth's bridge end has this name.
 fn local_behind<'a>(view: &'a NodeView, port: &IfName) -> Option<&'a EndpointRecord> {
-    let local = view.local(endpoint_behind(port)?)?;
+    let endpoint: EndpointId = port.as_str().strip_prefix("wp-")?.parse().ok()?;
+    let local = view.local(endpoint)?;
     Active::find(view, local.network)?;
     (local.record.kind == EndpointKind::Container && is_of_this_boot(view, local.record)).then_some(local.record)
 }

@@ -329,6 +329,11 @@ impl ObjectId {
         matches!(self, Self::Network(_, NetworkObject::Sandbox(_)))
     }
 
+    /// Whether others cannot be written while it is foreign or gone: devices, tables, and what is inside of containers.
+    pub fn carries_others(&self) -> bool {
+        self.is_device() || self.is_sandbox() || matches!(self, Self::Node(NodeObject::Table(_)))
+    }
+
     /// Whether it is a device, whose loss takes other objects along.
     pub fn is_device(&self) -> bool {
         matches!(

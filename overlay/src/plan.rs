@@ -22,7 +22,7 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What is in the way.
     pub obstacles: Vec<Obstacle>,
-    /// What waits for more knowledge, or for an obstacle to go away: to be asked again then.
+    /// What waits for more knowledge, or for something that is foreign or gone to be so no longer: to be asked again then.
     pub deferred: BTreeSet<ObjectId>,
 }
 

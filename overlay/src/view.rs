@@ -150,12 +150,8 @@ impl NodeView {
             return None;
         }
         let registered = self.networks().find_map(|(network, view)| {
-            let stored = view.endpoint_by_id(endpoint)?;
-            (stored.record.node == self.config.node).then_some(LocalEndpoint {
-                network,
-                record: &stored.record,
-                registered: true,
-            })
+            let stored = view.endpoints_by_id(endpoint).find(|stored| stored.record.node == self.config.node)?;
+            Some(LocalEndpoint { network, record: &stored.record, registered: true })
         });
         registered.or_else(|| {
             let (network, record) = self.pending.get(&endpoint)?;
@@ -178,8 +174,8 @@ impl NodeView {
     pub fn pending_in(&self, network: NetworkId) -> impl Iterator<Item = LocalEndpoint<'_>> {
         let own = self.config.node;
         let is_registered = move |endpoint: EndpointId| {
-            let stored = self.network(network).and_then(|view| view.endpoint_by_id(endpoint));
-            stored.is_some_and(|stored| stored.record.node == own)
+            let stored = self.network(network).into_iter().flat_map(|view| view.endpoints_by_id(endpoint));
+            stored.map(|stored| stored.record.node).any(|node| node == own)
         };
         self.pending
             .values()
@@ -456,6 +452,8 @@ impl NodeView {
             if record.node == self.config.node {
                 // The store's word on an endpoint of ours ends what was only intended for it.
                 affected.extend(self.clear_pending(record.id));
+                // While it changes its address it has two records, and one of them speaks for it.
+                affected.extend(self.of_endpoint(record.id));
             }
         }
         affected

@@ -42,6 +42,9 @@ impl<K: Kernel> Reconciler<K> {
                 if *scope == Scope::Everything && self.counters.audits > 1 {
                     self.counters.audit_findings += differing.len() as u64;
                 }
+                if differing.iter().any(ObjectId::carries_others) {
+                    self.dirty.append(&mut self.deferred);
+                }
                 self.dirty.extend(differing);
                 true
             }

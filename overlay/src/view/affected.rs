@@ -94,10 +94,10 @@ impl NodeView {
 
     /// Everything of an endpoint, as far as its records are known.
     pub(super) fn of_endpoint(&self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
-        let stored = self.networks.iter().filter_map(|(network, view)| {
-            let stored = view.endpoint_by_id(endpoint)?;
-            Some((*network, &stored.record))
-        });
+        let stored = self
+            .networks
+            .iter()
+            .flat_map(|(network, view)| view.endpoints_by_id(endpoint).map(|stored| (*network, &stored.record)));
         let pending = self.pending.get(&endpoint).map(|(network, record)| (*network, record));
         stored.chain(pending).flat_map(|(network, record)| self.of_record(network, record)).collect()
     }

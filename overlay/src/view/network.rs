@@ -67,7 +67,12 @@ impl NetworkView {
 
     /// An endpoint by id.
     pub fn endpoint_by_id(&self, endpoint: EndpointId) -> Option<&Stored<EndpointRecord>> {
-        self.under(&self.by_id, endpoint).next()
+        self.endpoints_by_id(endpoint).next()
+    }
+
+    /// The records of an endpoint: more than one only while it changes its address.
+    pub(super) fn endpoints_by_id(&self, endpoint: EndpointId) -> impl Iterator<Item = &Stored<EndpointRecord>> {
+        self.under(&self.by_id, endpoint)
     }
 
     /// The endpoints that have this MAC, in the order of their addresses.
