@@ -130,7 +130,7 @@ impl DataPlaneNamespace {
         if self.check_mounted() {
             return Ok(false);
         }
-        ensure_directory(self.path.parent().unwrap_or(Path::new(DIRECTORY)))?;
+        ensure_directory(self.path.parent().unwrap_or_else(|| Path::new(DIRECTORY)))?;
         self.mount()?;
         Ok(true)
     }
@@ -142,7 +142,8 @@ impl DataPlaneNamespace {
         }
         // The system call takes the descriptor's path as it is; a resolved one leads nowhere.
         let source = format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd());
-        let failed = |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
+        let failed =
+            |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
         mount(Some(source.as_str()), &self.path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
         if self.check_mounted() { Ok(()) } else { Err(DataPlaneNamespaceError::Different { path: self.path.clone() }) }
     }

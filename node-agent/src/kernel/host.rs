@@ -241,7 +241,8 @@ mod tests {
 
     #[test]
     fn the_port_of_a_socket_is_read_from_its_line() {
-        let line = " 2126: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7812 2 x 0";
+        let line =
+            " 2126: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7812 2 x 0";
 
         assert_eq!(socket_on(line, 4789), Some(7812));
         assert_eq!(socket_on(line, 4790), None);

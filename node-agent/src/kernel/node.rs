@@ -56,7 +56,9 @@ impl<F: Firewall> LinuxKernel<F> {
         match (object, step.result()) {
             // Others on the host may need forwarding by now; nobody can tell.
             (NodeObject::HostForwarding | NodeObject::DataPlaneSettings, None) => Ok(()),
-            (NodeObject::HostForwarding, Some(_)) => settings::ensure_host_forwarding(self.host.namespace()).map_err(io),
+            (NodeObject::HostForwarding, Some(_)) => {
+                settings::ensure_host_forwarding(self.host.namespace()).map_err(io)
+            }
             (NodeObject::DataPlaneSettings, Some(_)) => {
                 settings::ensure(self.data_plane.namespace(), &settings::data_plane()).map_err(io)
             }
@@ -145,7 +147,7 @@ mod tests {
 
         assert_eq!(guard(std::slice::from_ref(&foreign), 4789), None);
         assert_eq!(guard(&[foreign.clone(), wanted_guard(4789)], 4789), Some(Object::Present));
-        assert!(matches!(guard(&[other_port.clone()], 4789), Some(Object::Deviant(_))));
+        assert!(matches!(guard(std::slice::from_ref(&other_port), 4789), Some(Object::Deviant(_))));
         assert!(matches!(guard(&[other_port, wanted_guard(4789)], 4789), Some(Object::Deviant(_))));
     }
 

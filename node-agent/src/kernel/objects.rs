@@ -15,7 +15,11 @@ use weft_overlay::{
 };
 
 use super::{
-    decode::{Address, Route, Row, link::{Kind, Link}, unicast},
+    decode::{
+        Address, Route, Row,
+        link::{Kind, Link},
+        unicast,
+    },
     mark::{ROUTE_PROTOCOL, Role},
     recipe::{bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults, vxlan_misfits},
 };
