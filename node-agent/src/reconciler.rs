@@ -367,7 +367,7 @@ impl<K: Kernel> Reconciler<K> {
                 texts.push(format!("network {network} is not listed yet"));
             }
         }
-        let reason = self.reads.error().or(self.sandbox_reads.error()).unwrap_or("it keeps being changed");
+        let reason = self.reads.error().or_else(|| self.sandbox_reads.error()).unwrap_or("it keeps being changed");
         let dirty = ids.iter().filter(|id| self.dirty.contains(id));
         texts.extend(dirty.map(|id| format!("{id}: not settled: {reason}")));
         texts
