@@ -152,17 +152,62 @@ struct Agent {
     registration: Registration,
     allocator: Allocator<FaultyStore>,
     membership: Membership<FaultyStore>,
-    view: Mutex<BTreeMap<Vec<u8>, KeyValue>>,
+    view: Mutex<View>,
     in_flight: Mutex<BTreeSet<EndpointId>>,
     recovered: Mutex<Option<u64>>,
     /// Whether a first snapshot has come.
     listed: Mutex<bool>,
 }
 
+/// What was followed, taken apart once.
+#[derive(Debug, Default)]
+struct View {
+    revisions: BTreeMap<Vec<u8>, Revision>,
+    specs: BTreeMap<NetworkId, Stored<NetworkSpec>>,
+    /// This node's containers' endpoints.
+    own: BTreeMap<(NetworkId, IpAddr), Stored<EndpointRecord>>,
+}
+
+impl View {
+    fn put(&mut self, keys: &Keyspace, node: NodeId, kv: &KeyValue) -> Option<(NetworkId, IpAddr, EndpointRecord)> {
+        self.revisions.insert(kv.key.clone(), kv.mod_revision);
+        match keys.decode(&kv.key) {
+            Ok(Key::Spec(network)) => {
+                self.specs.extend(Stored::decode(kv).ok().map(|spec| (network, spec)));
+                None
+            }
+            Ok(Key::Endpoint(network, ip)) => {
+                let stored = Stored::<EndpointRecord>::decode(kv).ok()?;
+                let record = stored.record.clone();
+                if record.node == node && record.kind == EndpointKind::Container {
+                    self.own.insert((network, ip), stored);
+                }
+                Some((network, ip, record))
+            }
+            _ => None,
+        }
+    }
+
+    fn delete(&mut self, keys: &Keyspace, key: &[u8]) -> Option<(NetworkId, IpAddr)> {
+        self.revisions.remove(key);
+        match keys.decode(key) {
+            Ok(Key::Spec(network)) => {
+                self.specs.remove(&network);
+                None
+            }
+            Ok(Key::Endpoint(network, ip)) => {
+                self.own.remove(&(network, ip));
+                Some((network, ip))
+            }
+            _ => None,
+        }
+    }
+}
+
 impl Agent {
     async fn run(self: Arc<Self>, mut commands: mpsc::Receiver<Command>, mut updates: mpsc::Receiver<Update>) {
         let mut jobs: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
-        let mut tick = interval(Duration::from_secs(1));
+        let mut tick = interval(Duration::from_secs(2));
         let mut reconciling = false;
         let (done_in, mut done) = mpsc::channel(1);
         loop {
@@ -198,11 +243,20 @@ impl Agent {
 
     fn take_in(&self, update: Update) {
         let mut view = self.view.lock().unwrap();
+        let node = self.identity.node;
         let revision = match update {
             Update::Snapshot(Snapshot { revision, kvs, .. }) => {
-                *view = kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect();
+                *view = View::default();
+                let mut endpoints: BTreeMap<NetworkId, BTreeMap<IpAddr, EndpointRecord>> = BTreeMap::new();
+                for kv in &kvs {
+                    if let Some((network, ip, record)) = view.put(&self.keys, node, kv) {
+                        endpoints.entry(network).or_default().insert(ip, record);
+                    }
+                }
+                for network in view.specs.keys() {
+                    self.allocator.observe_network(*network, endpoints.entry(*network).or_default());
+                }
                 *self.listed.lock().unwrap() = true;
-                self.tell_all(&view);
                 Some(revision)
             }
             Update::Replaced(_) => {
@@ -210,12 +264,8 @@ impl Agent {
                 None
             }
             Update::Events { revision, events } => {
-                for event in events {
-                    self.tell(&event);
-                    match event {
-                        Event::Put(kv) => view.insert(kv.key.clone(), kv),
-                        Event::Delete { key, .. } => view.remove(&key),
-                    };
+                for event in &events {
+                    self.tell(&mut view, event);
                 }
                 Some(revision)
             }
@@ -223,44 +273,28 @@ impl Agent {
             Update::Stalled { .. } | Update::Recovered => None,
         };
         if let Some(revision) = revision {
-            let revisions: BTreeMap<_, _> = view.iter().map(|(key, kv)| (key.clone(), kv.mod_revision)).collect();
-            self.checker.lock().unwrap().check_view(&self.host.lock().unwrap().name, &revisions, revision);
-            self.shown.lock().unwrap().view = revisions;
+            self.checker.lock().unwrap().check_view(&self.host.lock().unwrap().name, &view.revisions, revision);
+            self.shown.lock().unwrap().view = view.revisions.clone();
         }
     }
 
-    fn tell(&self, event: &Event) {
-        let Ok(Key::Endpoint(network, ip)) = self.keys.decode(event.key()) else { return };
-        let record = match event {
-            Event::Put(kv) => Stored::<EndpointRecord>::decode(kv).ok().map(|stored| stored.record),
-            Event::Delete { .. } => None,
-        };
-        self.allocator.observe_endpoint(network, ip, record.as_ref());
-    }
-
-    fn tell_all(&self, view: &BTreeMap<Vec<u8>, KeyValue>) {
-        let mut networks: BTreeMap<NetworkId, BTreeMap<IpAddr, EndpointRecord>> = BTreeMap::new();
-        for (key, kv) in view {
-            match self.keys.decode(key) {
-                Ok(Key::Spec(network)) => {
-                    networks.entry(network).or_default();
+    fn tell(&self, view: &mut View, event: &Event) {
+        match event {
+            Event::Put(kv) => {
+                if let Some((network, ip, record)) = view.put(&self.keys, self.identity.node, kv) {
+                    self.allocator.observe_endpoint(network, ip, Some(&record));
                 }
-                Ok(Key::Endpoint(network, ip)) => {
-                    if let Ok(stored) = Stored::<EndpointRecord>::decode(kv) {
-                        networks.entry(network).or_default().insert(ip, stored.record);
-                    }
-                }
-                _ => {}
             }
-        }
-        for (network, endpoints) in &networks {
-            self.allocator.observe_network(*network, endpoints);
+            Event::Delete { key, .. } => {
+                if let Some((network, ip)) = view.delete(&self.keys, key) {
+                    self.allocator.observe_endpoint(network, ip, None);
+                }
+            }
         }
     }
 
     fn spec(&self, network: NetworkId) -> Option<Stored<NetworkSpec>> {
-        let view = self.view.lock().unwrap();
-        view.get(&self.keys.encode(&Key::Spec(network))).and_then(|kv| Stored::decode(kv).ok())
+        self.view.lock().unwrap().specs.get(&network).cloned()
     }
 
     async fn obey(self: Arc<Self>, command: Command) {
@@ -415,12 +449,7 @@ impl Agent {
     }
 
     fn networks(&self) -> Vec<NetworkId> {
-        let view = self.view.lock().unwrap();
-        let network = |key: &Vec<u8>| match self.keys.decode(key) {
-            Ok(Key::Spec(network)) => Some(network),
-            _ => None,
-        };
-        view.keys().filter_map(network).collect()
+        self.view.lock().unwrap().specs.keys().copied().collect()
     }
 
     /// Endpoints of this node in the view that no container has.
@@ -428,17 +457,11 @@ impl Agent {
         let view = self.view.lock().unwrap();
         let host = self.host.lock().unwrap();
         let in_flight = self.in_flight.lock().unwrap();
-        let mut orphans = Vec::new();
-        for (key, kv) in view.iter() {
-            let Ok(Key::Endpoint(network, _)) = self.keys.decode(key) else { continue };
-            let Ok(stored) = Stored::<EndpointRecord>::decode(kv) else { continue };
-            let record = &stored.record;
-            let ours = record.node == self.identity.node && record.kind == EndpointKind::Container;
-            if ours && !host.containers.contains_key(&record.id) && !in_flight.contains(&record.id) {
-                orphans.push((network, stored));
-            }
-        }
-        orphans
+        let orphan = |stored: &Stored<EndpointRecord>| {
+            !host.containers.contains_key(&stored.record.id) && !in_flight.contains(&stored.record.id)
+        };
+        let orphans = view.own.iter().filter(|(_, stored)| orphan(stored));
+        orphans.map(|((network, _), stored)| (*network, stored.clone())).collect()
     }
 }
 
