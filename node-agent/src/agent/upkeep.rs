@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, mpsc::UnboundedReceiver, watch},
+    sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -35,9 +35,10 @@ use crate::{
     reconciler::{Notice, chain},
 };
 
-const TICK: Duration = Duration::from_millis(500);
-/// How often the host's routes are looked at as a whole; its links and MTUs are every [`TICK`].
-const ROUTES_EVERY: Duration = Duration::from_secs(5);
+/// How long something may go unnoticed that nothing told of.
+const TICK: Duration = Duration::from_secs(5);
+/// What is told in quick succession is looked at together.
+const SETTLE: Duration = Duration::from_millis(50);
 
 pub(super) struct Upkeep {
     pub(super) attacher: Arc<Attacher<EtcdStore, NodeKernel>>,
@@ -48,6 +49,8 @@ pub(super) struct Upkeep {
     pub(super) underlay_ifname: String,
     pub(super) mtu: watch::Sender<u32>,
     pub(super) description: watch::Sender<NodeDescription>,
+    /// Told when something changed that may concern the host or its networks.
+    pub(super) wake: Arc<Notify>,
 }
 
 impl Upkeep {
@@ -64,26 +67,23 @@ impl Upkeep {
             "the membership"
         });
         tasks.spawn(keep_lease(self.registration.clone(), self.state.clone()));
-        tasks.spawn(take_notices(self.attacher.clone(), self.naming.clone(), notices));
+        tasks.spawn(take_notices(self.attacher.clone(), self.naming.clone(), self.wake.clone(), notices));
         tasks.spawn(self.tick());
     }
 
     async fn tick(mut self) -> &'static str {
-        let mut routes_due = Instant::now();
-        let mut ticks = tokio::time::interval(TICK);
         loop {
-            ticks.tick().await;
             if let Err(error) = self.data_plane.ensure_mounted() {
                 warn!(error = %chain(&error), "keeping the data plane's namespace mounted");
             }
             self.refresh_mtu().await;
-            if Instant::now() >= routes_due {
-                routes_due = Instant::now() + ROUTES_EVERY;
-                self.refresh_routes();
-            }
+            self.refresh_routes();
             self.attacher.retry_deferred().await;
             self.follow_fate_of_networks().await;
             self.naming.lock().await.refresh().await;
+            // Cancel-safe: a permit stays until it is taken.
+            tokio::time::timeout(TICK, self.wake.notified()).await.ok();
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -100,8 +100,8 @@ impl Upkeep {
         let smallest = ways.fold(device, u32::min);
         if self.mtu.send_if_modified(|mtu| std::mem::replace(mtu, smallest) != smallest) {
             info!(mtu = smallest, "the underlay's MTU changed");
+            self.attacher.handle.change(move |view| view.set_underlay_mtu(smallest));
         }
-        self.attacher.handle.change(move |view| view.set_underlay_mtu(smallest));
     }
 
     fn refresh_routes(&mut self) {
@@ -216,6 +216,7 @@ async fn keep_lease(registration: Registration, state: Arc<StateDir>) -> &'stati
 async fn take_notices(
     attacher: Arc<Attacher<EtcdStore, NodeKernel>>,
     naming: Arc<Mutex<Naming<NodeKernel>>>,
+    wake: Arc<Notify>,
     mut notices: UnboundedReceiver<Notice>,
 ) -> &'static str {
     while let Some(notice) = notices.recv().await {
@@ -227,6 +228,7 @@ async fn take_notices(
             Notice::EndpointsChanged(changes) => {
                 tell_allocator(&attacher, changes.clone()).await;
                 naming.lock().await.endpoints_changed(changes).await;
+                wake.notify_one();
             }
         }
     }
