@@ -258,6 +258,7 @@ impl Parts {
             mtu: mtu_in,
             description: description_in,
             wake: wake.clone(),
+            epoch: None,
         };
         upkeep.start(notices, tasks);
         watch_kernel(&self.places, handle.clone(), wake, tasks)?;

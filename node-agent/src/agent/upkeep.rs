@@ -27,6 +27,7 @@ use super::{NodeKernel, attach::Attacher, naming::Naming};
 use crate::{
     control::{
         endpoints::own_endpoints,
+        membership::{Recovered, RecoveryOutcome},
         registration::{NodeDescription, Registration},
     },
     identity::StateDir,
@@ -51,6 +52,8 @@ pub(super) struct Upkeep {
     pub(super) description: watch::Sender<NodeDescription>,
     /// Told when something changed that may concern the host or its networks.
     pub(super) wake: Arc<Notify>,
+    /// The epoch that everything of this node was last looked at in.
+    pub(super) epoch: Option<u64>,
 }
 
 impl Upkeep {
@@ -79,6 +82,7 @@ impl Upkeep {
             self.refresh_mtu().await;
             self.refresh_routes();
             self.attacher.retry_deferred().await;
+            self.recover().await;
             self.follow_fate_of_networks().await;
             self.naming.lock().await.refresh().await;
             // Cancel-safe: a permit stays until it is taken.
@@ -117,6 +121,40 @@ impl Upkeep {
         }
     }
 
+    /// Registers again what somebody else removed while it was in use: the controller, because this node was lost, or a
+    /// person. After a change of the epoch everything of this node is looked at.
+    async fn recover(&mut self) {
+        let Some(token) = self.registration.standing.borrow().token() else { return };
+        let renewed = self.epoch.replace(token.epoch).is_some_and(|epoch| epoch != token.epoch);
+        let look = move |view: &NodeView| if renewed { containers(view) } else { adrift(view) };
+        let Ok(missed) = self.attacher.handle.view(look).await else { return };
+        if missed.is_empty() && !renewed {
+            return;
+        }
+        let outcomes = match self.attacher.membership.recover(&missed).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                warn!(error = %chain(&error), "what this node lost is not registered again yet");
+                return;
+            }
+        };
+        for Recovered { network, endpoint, outcome } in outcomes {
+            match outcome {
+                RecoveryOutcome::Kept(stored) | RecoveryOutcome::Renumbered(stored) => {
+                    let Stored { record, revision, .. } = *stored;
+                    self.attacher.handle.change(move |view| view.set_registered(network, record, revision));
+                }
+                RecoveryOutcome::Gone(reason) => {
+                    warn!(%network, %endpoint, reason = %chain(&reason), "an endpoint is given up");
+                    self.attacher.handle.change(move |view| view.clear_pending(endpoint));
+                }
+                RecoveryOutcome::Unsettled(reason) => {
+                    debug!(%network, %endpoint, reason = %chain(&reason), "an endpoint is not registered again yet");
+                }
+            }
+        }
+    }
+
     /// Networks being deleted by force lose their containers here; those that are gone are not followed any longer.
     async fn follow_fate_of_networks(&self) {
         let Ok(fates) = self.attacher.handle.view(fates).await else { return };
@@ -148,6 +186,17 @@ fn device_mtu(host: &Namespace, ifname: &str, vtep: IpAddr) -> Option<u32> {
     let addresses = host::addresses(host).ok()?;
     let holder = addresses.iter().find(|address| address.address.ip() == vtep);
     holder.or_else(|| addresses.iter().find(|address| address.ifname == ifname)).map(|address| address.mtu)
+}
+
+fn adrift(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
+    let containers = view.adrift().filter(|(_, record)| record.kind == EndpointKind::Container);
+    containers.map(|(network, record)| (network, record.clone())).collect()
+}
+
+fn containers(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
+    let locals = view.networks().flat_map(|(network, _)| view.locals_in(network)).filter(|local| local.registered);
+    let containers = locals.filter(|local| local.record.kind == EndpointKind::Container);
+    containers.map(|local| (local.network, local.record.clone())).collect()
 }
 
 /// What is to be done about a network that is followed.

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use weft_overlay::{
     claims::{Claim, ClaimError, FenceChanged, NodeRemoved, RemoveNode, SetDraining, Stored},
     codec::encode_record,
-    id::{Name, NodeId},
+    id::{NodeId, Name},
     keys::Key,
     model::{FenceRecord, FenceState, LiveRecord, NodeRecord, NodeReference, NodeRoute},
     store::Store,
@@ -87,12 +87,12 @@ pub enum NodesError {
         what: Vec<String>,
     },
     /// The controller has not finished cleaning up.
-    #[error(
-        "node {name} is given up but not cleaned up yet; `weft node rm {name}` completes it when a controller is running"
-    )]
+    #[error("node {name} is given up, but still has {}; `weft node rm {name}` completes it when a controller is running and no container of another node has an address in these blocks", what.join(", "))]
     CleaningUp {
         /// The node.
         name: Name,
+        /// What: some of its endpoints and blocks.
+        what: Vec<String>,
     },
     /// The node is lost.
     #[error(transparent)]
@@ -120,7 +120,11 @@ pub async fn list_nodes<S: Store>(client: &Client<S>, deadline: Instant) -> Resu
 ///
 /// # Errors
 /// When there is none, or the store does not answer.
-pub async fn inspect_node<S: Store>(client: &Client<S>, node: &str, deadline: Instant) -> Result<NodeView, NodesError> {
+pub async fn inspect_node<S: Store>(
+    client: &Client<S>,
+    node: &str,
+    deadline: Instant,
+) -> Result<NodeView, NodesError> {
     let mut nodes = list_nodes(client, deadline).await?;
     nodes.retain(|view| view.name.as_str() == node || view.id.to_string() == node);
     nodes.pop().ok_or_else(|| NodesError::Unknown(node.to_owned()))
@@ -170,6 +174,7 @@ pub async fn remove_node<S: Store>(
         let (id, record) = (own.id, own.record.clone());
         let Some(fence) = own.fence else { return Err(NodesError::Changed(name)) };
         let claim = RemoveNode { node: id, record, fence };
+        let mut what = Vec::new();
         match client.submit(&claim, deadline).await? {
             NodeRemoved::Removed => return Ok(id),
             NodeRemoved::Alive(_) => {
@@ -178,11 +183,14 @@ pub async fn remove_node<S: Store>(
             NodeRemoved::InUse(left) if !force => {
                 return Err(NodesError::InUse { name, what: left.iter().map(describe).collect() });
             }
-            NodeRemoved::InUse(_) => expel(client, id, own.record, deadline).await?,
+            NodeRemoved::InUse(left) => {
+                what = left.iter().map(describe).collect();
+                expel(client, id, own.record, deadline).await?;
+            }
             NodeRemoved::Changed => {}
         }
         if Instant::now() + POLL >= deadline {
-            return Err(NodesError::CleaningUp { name });
+            return Err(NodesError::CleaningUp { name, what });
         }
         sleep(POLL).await;
     }
@@ -241,12 +249,18 @@ impl Claim for Expel {
 
     fn txn(&self, keys: &weft_overlay::keys::Keyspace) -> Txn {
         let key = keys.encode(&Key::Node(self.node));
-        let compares =
-            vec![Compare::At(key.clone(), self.revision), Compare::Absent(keys.encode(&Key::Live(self.node)))];
+        let compares = vec![
+            Compare::At(key.clone(), self.revision),
+            Compare::Absent(keys.encode(&Key::Live(self.node))),
+        ];
         Txn { compares, then: vec![Op::put(key, encode_record(&self.record))], or_else: Vec::new() }
     }
 
-    fn outcome(&self, _: &weft_overlay::keys::Keyspace, _: &TxnReply) -> Result<(), weft_overlay::claims::ReplyError> {
+    fn outcome(
+        &self,
+        _: &weft_overlay::keys::Keyspace,
+        _: &TxnReply,
+    ) -> Result<(), weft_overlay::claims::ReplyError> {
         Ok(())
     }
 }

@@ -433,9 +433,13 @@ impl Agent {
         }
         let known: BTreeSet<NetworkId> = self.networks().into_iter().collect();
         let in_flight = self.in_flight.lock().unwrap().clone();
-        let mut gone = BTreeSet::new();
-        self.host.lock().unwrap().containers.retain(|id, container| {
-            let stays = known.contains(&container.network) || in_flight.contains(id);
+        let pools = self.allocator.pools().into_iter().map(|pool| pool.network);
+        let mut gone: BTreeSet<NetworkId> = pools.filter(|network| !known.contains(network)).collect();
+        if !in_flight.is_empty() {
+            return;
+        }
+        self.host.lock().unwrap().containers.retain(|_, container| {
+            let stays = known.contains(&container.network);
             if !stays {
                 gone.insert(container.network);
             }
