@@ -31,9 +31,7 @@ use weft_overlay::{
 };
 
 use super::{
-    allocation::{
-        AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, Reservation, StandingError,
-    },
+    allocation::{AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, Reservation, StandingError},
     endpoints::own_endpoints,
     registration::{NodeIdentity, Registration, Standing},
     submit::{Client, SubmitError},

@@ -389,7 +389,9 @@ impl Checker {
 
     /// A controller writes only while its candidacy is the oldest there is.
     fn leader_acts(&mut self, commit: &Commit) -> bool {
-        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else { return false };
+        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else {
+            return false;
+        };
         let stands = |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Election(_)));
         if commit.events.iter().all(stands) {
             return false;
