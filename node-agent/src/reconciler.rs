@@ -327,13 +327,19 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn sweep_if_due(&mut self, now: Instant) {
-        if self.schedule.sweep.is_none_or(|due| due > now) {
+        if self.schedule.sweep.is_some_and(|due| due <= now) {
+            self.sweep();
+        }
+    }
+
+    /// Deletes for good what is out of use, if there is anything.
+    pub fn sweep(&mut self) {
+        if self.schedule.sweep.take().is_none() {
             return;
         }
-        self.schedule.sweep = None;
         if let Err(error) = self.kernel.sweep() {
             warn!(error = %chain(&error), "deleting devices that are out of use");
-            self.schedule.sweep = Some(now + SWEEP_RETRY);
+            self.schedule.sweep = Some(Instant::now() + SWEEP_RETRY);
         }
     }
 }

@@ -8,9 +8,13 @@ use std::{
     collections::BTreeMap,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::{
+    sync::{Mutex as AsyncMutex, OwnedMutexGuard},
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 use weft_overlay::{
     id::{EndpointId, Name, NetworkId, NodeId},
@@ -33,7 +37,7 @@ use crate::{
     },
     identity::StateDir,
     netns::Namespace,
-    reconciler::chain,
+    reconciler::{Reconciler, chain},
 };
 
 mod deferred;
@@ -42,6 +46,8 @@ mod sandbox;
 
 /// An address may be taken from under us by a user's choice of it elsewhere; more often than this, something is wrong.
 const ATTEMPTS: usize = 8;
+/// Devices that are out of use are deleted for good within this time, or the reconciler complains.
+const SWEPT_WITHIN: Duration = Duration::from_secs(5);
 
 /// What attaching needs to know of its node.
 #[derive(Debug, Clone)]
@@ -77,6 +83,8 @@ pub struct Attacher<S: Store, K> {
     pub facts: NodeFacts,
     state: Arc<StateDir>,
     gates: Gates,
+    /// Containers that may still have an interface of an endpoint that was just removed: devices are deleted late.
+    unswept: Mutex<BTreeMap<(u64, u64), Instant>>,
     deferred: deferred::Deferred,
 }
 
@@ -106,7 +114,18 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         for endpoint in deferred.endpoints() {
             handle.change(move |view| view.set_detaching(endpoint));
         }
-        Self { client, allocator, membership, followers, handle, facts, state, gates: Gates::default(), deferred }
+        Self {
+            client,
+            allocator,
+            membership,
+            followers,
+            handle,
+            facts,
+            state,
+            gates: Gates::default(),
+            unswept: Mutex::default(),
+            deferred,
+        }
     }
 
     /// Connects a container to a network.
@@ -117,6 +136,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let reference = ContainerRef::parse(&request.container)?;
         let container = reference.find(&self.facts.host, &self.facts.data_plane)?;
         let _gate = self.gates.container(container.dev, container.inode).await;
+        self.sweep_before_return(&container).await?;
         let (network, spec) = self.open_network(&request.network).await?;
         let wanted = self.endpoint_request(&request, &container, network, &spec.record).await?;
         let warnings = self.namesakes(network, &wanted).await?;
@@ -153,9 +173,23 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         Ok(Attached { network, record, warnings: warnings.into_iter().collect() })
     }
 
+    /// A container that returns right after it left must not meet its own old interface.
+    async fn sweep_before_return(&self, container: &Container) -> Result<(), ConnectError> {
+        let key = (container.dev, container.inode);
+        if self.unswept.lock().unwrap_or_else(PoisonError::into_inner).remove(&key).is_some() {
+            self.handle.ask(Reconciler::sweep).await?;
+        }
+        Ok(())
+    }
+
     /// Takes an endpoint of this node out of use, then tells the store; answers why it could not be told yet.
     pub async fn detach(&self, network: NetworkId, stored: Stored<EndpointRecord>) -> Result<(), String> {
         let endpoint = stored.record.id;
+        if let Some(sandbox) = &stored.record.sandbox {
+            let mut unswept = self.unswept.lock().unwrap_or_else(PoisonError::into_inner);
+            unswept.retain(|_, since| since.elapsed() < SWEPT_WITHIN);
+            unswept.insert((sandbox.dev, sandbox.inode), Instant::now());
+        }
         // The agent is shutting down otherwise, and the next one finishes this.
         self.handle.settle(move |view| view.set_detaching(endpoint)).await.ok();
         match self.allocator.release(network, &stored, false).await {
@@ -263,7 +297,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     /// For a network so new that the index does not show it yet.
     async fn read_network_id(&self, name: &Name) -> Result<NetworkId, ConnectError> {
         let key = Key::NetworkName(name.clone());
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+        let deadline = Instant::now() + Duration::from_secs(5);
         let reply = self.client.read([&key], deadline).await?;
         let found = self.client.found::<NetworkNameRecord>(&reply, &key)?;
         found.map(|stored| stored.record.id).ok_or_else(|| ConnectError::UnknownNetwork(name.clone()))
