@@ -19,3 +19,5 @@ mod repair;
 mod round_trip;
 #[path = "kernel/scenarios.rs"]
 mod scenarios;
+#[path = "kernel/watching.rs"]
+mod watching;

@@ -137,7 +137,9 @@ impl DataPlaneNamespace {
 
     fn mount(&self) -> Result<(), DataPlaneNamespaceError> {
         let directory = |cause| DataPlaneNamespaceError::Directory { path: self.path.clone(), cause };
-        File::options().create(true).append(true).open(&self.path).map(drop).map_err(directory)?;
+        if fs::metadata(&self.path).is_err() {
+            File::create(&self.path).map(drop).map_err(directory)?;
+        }
         // The system call takes the descriptor's path as it is; a resolved one leads nowhere.
         let source = format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd());
         let failed =

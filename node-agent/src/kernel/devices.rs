@@ -59,9 +59,11 @@ impl<F: Firewall> LinuxKernel<F> {
         let role = Role::Bridge(network);
         if self.ours(step, role)?.is_none() {
             // The MAC is part of the creation: a bridge without one takes the lowest of its ports, and every change of
-            // it empties the neighbour table.
+            // it empties the neighbour table. The MTU is not: a bridge follows the smallest of its ports' until it is
+            // given another than it has.
+            let other_mtu = desired.mtu.saturating_sub(1);
             let request =
-                LinkRequest::named(&role.name()).mac(desired.mac).mtu(desired.mtu).group(GROUP).bridge().create();
+                LinkRequest::named(&role.name()).mac(desired.mac).mtu(other_mtu).group(GROUP).bridge().create();
             self.data_plane.ask(request).map_err(|refusal| step_error(&action(step), refusal))?;
         }
         let Some(link) = self.ours(step, role)? else { return vanished(step) };

@@ -68,6 +68,13 @@ pub fn sh(namespace: &Namespace, command: &str) -> String {
     text(&output.stdout)
 }
 
+/// Packets that an interface has received.
+pub fn received(namespace: &Namespace, ifname: &str) -> u64 {
+    let line = sh(namespace, &format!("grep '{ifname}:' /proc/net/dev"));
+    let (_, counters) = line.split_once(':').unwrap();
+    counters.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
 /// A path by which this process can open a namespace.
 pub fn place(namespace: &Namespace, ifname: &str) -> Place {
     let (dev, inode) = namespace.identity().unwrap();
@@ -250,11 +257,9 @@ pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
     for (id, desired) in &wanted.objects {
         match seen.objects.get(id) {
             Some(observed) if observed == desired => {}
-            Some(observed) => steps.push(Step::Replace {
-                id: id.clone(),
-                observed: observed.clone(),
-                desired: desired.clone(),
-            }),
+            Some(observed) => {
+                steps.push(Step::Replace { id: id.clone(), observed: observed.clone(), desired: desired.clone() })
+            }
             None => steps.push(Step::Create(id.clone(), desired.clone())),
         }
     }
