@@ -324,15 +324,6 @@ fn hosts_and_data_planes_namespaces_are_no_containers() {
     std::fs::remove_file("/run/netns/plain-file").unwrap();
 }
 
-#[test]
-fn endpoint_name_in_use_is_refused() {
-    let lab = scene();
-    let refusal = refused(&lab, &["connect", "good", "free1", "--name", "good2"]);
-
-    assert_eq!(refusal.class, "conflict", "{refusal:?}");
-    assert!(refusal.says(&["good2", "good"]), "{refusal:?}");
-}
-
 /// Puts a value into the store behind everybody's back.
 fn put(lab: &Lab, key: &str, value: &str) {
     let endpoints = format!("--endpoints={}", lab.topology().unwrap().etcd_urls());

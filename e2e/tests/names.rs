@@ -103,6 +103,21 @@ fn shared_alias_answers_in_rotation() {
 }
 
 #[test]
+fn name_that_is_in_use_is_shared_and_that_is_said() {
+    let lab = shared();
+    lab.create_network("twins", &[]).unwrap();
+    let first = lab.attach(1, "twins1", "twins", &["--name", "twin"]).unwrap();
+    assert!(first.warnings.is_empty(), "{first:?}");
+
+    let second = lab.attach(1, "twins2", "twins", &["--name", "twin"]).unwrap();
+
+    let says = |warning: &String| warning.contains("twin") && warning.contains(&first.v4().to_string());
+    assert!(second.warnings.iter().any(says), "{second:?}");
+    let answer = lookup("twins1", "twin", Record::A).values.into_iter().collect::<BTreeSet<_>>();
+    assert_eq!(answer, [first, second].iter().map(|twin| twin.v4().to_string()).collect());
+}
+
+#[test]
 fn names_of_other_networks_do_not_leak() {
     let lab = shared();
     lab.create_network("mine", &[]).unwrap();
