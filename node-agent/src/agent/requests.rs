@@ -189,6 +189,9 @@ impl Requests for AgentRequests {
             let mut naming = naming.lock().await;
             naming.refresh().await;
             if let Ok(attached) = &mut attached {
+                // The notice of the new record may still be on its way, but the container asks at once.
+                let key = attached.record.primary_address().map(|ip| (attached.network, ip));
+                naming.endpoints_changed(key.into_iter().collect()).await;
                 attached.warnings.extend(naming.resolver_warning(&container));
             }
             attached
