@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use weft_e2e::dump::StoreEntry;
 use weft_e2e::socket::{self, SocketAnswer};
 use weft_e2e::topology::CONTROL;
 use weft_e2e::traffic::{self, Stream};
@@ -40,7 +41,12 @@ fn unchanged<T>(lab: &Lab, action: impl FnOnce() -> T) -> T {
     let before = (dump::store(lab).unwrap().entries, kernel(), links());
     let result = action();
     let after = (dump::store(lab).unwrap().entries, kernel(), links());
-    assert_eq!(after.0, before.0, "the store");
+    let differences = |one: &[StoreEntry], other: &[StoreEntry]| {
+        let only = one.iter().filter(|entry| !other.contains(entry));
+        only.map(|entry| format!("{} {}", entry.key, String::from_utf8_lossy(&entry.value))).collect::<Vec<_>>()
+    };
+    let (gone, new) = (differences(&before.0, &after.0), differences(&after.0, &before.0));
+    assert!(gone.is_empty() && new.is_empty(), "{gone:#?} became {new:#?}");
     assert_eq!((after.1.links, after.1.fdb), (before.1.links, before.1.fdb), "the data plane");
     assert_eq!(after.2, before.2, "interfaces");
     settles(lab);
@@ -121,7 +127,7 @@ fn names_that_could_lead_elsewhere_are_refused_on_the_command_line() {
 fn names_that_could_lead_elsewhere_are_refused_at_the_socket_too() {
     let lab = scene();
     let long = "x".repeat(300);
-    for name in ["a/b", "..", "", "a\0b", "a\nb", "-x", &long] {
+    for name in ["a/b", "..", "", "a\0b", "a\nb", &long] {
         for (path, body) in [
             ("/v1/networks", json!({"name": name})),
             ("/v1/connect", json!({"network": name, "container": "free1"})),
@@ -131,8 +137,7 @@ fn names_that_could_lead_elsewhere_are_refused_at_the_socket_too() {
             ("/v1/connect", json!({"network": "good", "container": name})),
             ("/v1/disconnect", json!({"network": "good", "container": name})),
         ] {
-            let ifname_of_dash = body["ifname"] == "-x";
-            let answer = if ifname_of_dash { continue } else { refused_bytes(&lab, &post(path, &body), &[400]) };
+            let answer = refused_bytes(&lab, &post(path, &body), &[400]);
             assert_eq!(answer["class"], "invalid", "{path} {body}: {answer}");
         }
     }
@@ -344,7 +349,7 @@ fn quarantined(lab: &Lab, key: &str, hosts: &[u8]) {
         Ok::<_, String>(status["errors"].to_string())
     };
 
-    for corrupt in ["{\"v\":1,", "\"text\"", "{\"v\":99}", "{\"v\":1}", "\u{0}\u{1}"] {
+    for corrupt in ["{\"v\":1,", "\"text\"", "{\"v\":99}", "{\"v\":1}", "\u{1}\u{7f}"] {
         put(lab, key, corrupt);
         for host in hosts {
             eventually(SOON, &format!("the alarm on h{host} about {key} being {corrupt:?}"), || {

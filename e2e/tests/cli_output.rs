@@ -3,11 +3,12 @@
 #![expect(clippy::unwrap_used, reason = "a failed step ends the test, in helpers of tests too")]
 
 use std::net::UdpSocket;
+use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use weft_e2e::topology::{HostId, NAT_ADDRESS};
-use weft_e2e::{CommandOutput, Host, Lab, LabOptions, SharedLab, dump, eventually};
+use weft_e2e::{CommandOutput, Host, Lab, LabOptions, SharedLab, dump, eventually, wait_until};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -68,8 +69,9 @@ fn status_names_the_namespace_that_the_data_plane_is_in() {
         assert_eq!(status["netns"], host.data_plane_netns().to_string());
         assert_eq!(status["vtep"], host.id().underlay_address().to_string());
         assert_eq!((&status["converged"], &status["errors"]), (&json!(true), &json!([])));
-        assert!(status["revision"].as_i64().is_some_and(|revision| revision > 0), "{status}");
     }
+    let revision = lab.host(1).weft_json(&["status"]).unwrap()["revision"].as_i64();
+    assert!(revision.is_some_and(|revision| revision > 0), "{revision:?}");
 }
 
 #[test]
@@ -274,27 +276,40 @@ fn doctor_finds_what_is_wrong_and_says_what_to_do() {
 }
 
 #[test]
-fn agent_refuses_an_ambiguous_or_a_taken_underlay() {
+fn agent_refuses_an_ambiguous_underlay_and_does_not_join_with_a_taken_one() {
     let lab = scene();
     let etcd = lab.topology().unwrap().etcd_urls();
-    let start = |options: &[&str]| {
-        let base = ["agent", "--etcd", &etcd, "--node", "late", "--state-dir", "/run/weft-lab/late"];
-        let more = ["--netns", "weft-late", "--socket", "/run/weft-lab/late.sock"];
-        let words = [&base[..], &more, options].concat();
-        lab.host(1).weft_within(SOON, &words)
-    };
+    let socket = "/run/weft-lab/late.sock";
+    let base = ["agent", "--etcd", &etcd, "--node", "late", "--state-dir", "/run/weft-lab/late"];
+    let agent = [&base[..], &["--netns", "weft-late", "--socket", socket]].concat();
 
-    let ambiguous = start(&[]).unwrap();
+    lab.stop("h2").unwrap();
+    let host = lab.host(2);
+
+    let ambiguous = host.weft_within(SOON, &agent).unwrap();
     assert!(!ambiguous.is_success());
-    for word in ["10.0.2.15", "192.168.56.11", "--underlay"] {
+    for word in ["10.0.2.15", "192.168.56.12", "--underlay"] {
         assert!(ambiguous.stderr.contains(word), "{word} is not in {}", ambiguous.stderr);
     }
-    // The address of h1 is h1's already.
-    let taken = start(&["--underlay", "eth1"]).unwrap();
-    assert!(!taken.is_success());
-    for word in ["192.168.56.11", "h1"] {
-        assert!(taken.stderr.contains(word), "{word} is not in {}", taken.stderr);
-    }
-    let nodes = lab.host(2).weft_json(&["node", "ls"]).unwrap();
-    assert_eq!(nodes.as_array().unwrap().len(), 3, "{nodes}");
+    // The address belongs to node h2, running or not. The agent says so until it is free.
+    let words = [&["weft"], &agent[..], &["--underlay", "eth1"]].concat();
+    let mut late = host.netns().spawn(host.command(&words).unwrap().stderr(Stdio::null())).unwrap();
+    let said = wait_until(SOON, "the refusal in weft status", || {
+        let status = host.weft(&["--socket", socket, "--output", "json", "status"]);
+        let status = status.map_err(|error| format!("{error:#}"))?;
+        if ["192.168.56.12", "h2", "--underlay"].iter().all(|word| status.contains(word)) {
+            Ok(())
+        } else {
+            Err(status)
+        }
+    });
+    let nodes = lab.host(1).weft_json(&["node", "ls"]);
+    late.kill().unwrap();
+    late.wait().unwrap();
+    said.unwrap();
+    let nodes = nodes.unwrap();
+    assert!(nodes.as_array().unwrap().iter().all(|node| node["name"] != "late"), "{nodes}");
+    lab.in_netns("h2", &["ip", "netns", "del", "weft-late"]).unwrap();
+    lab.start("h2").unwrap();
+    eventually(SOON, "nothing to do on any host", || dump::check_settled(&lab));
 }

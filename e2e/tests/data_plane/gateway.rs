@@ -159,6 +159,7 @@ fn internal_network_has_no_way_out_and_names_all_the_same() {
     let neighbour = SocketAddr::new(underlay(&lab.host(2)), local.address().port());
     assert!(ask_tcp("inside1", neighbour, NEVER).is_err());
     ask_tcp("open1", server.address(), SOON).unwrap();
+    lab.in_netns("inside1", &["ip", "route", "del", "default"]).unwrap();
     settles(&lab);
 }
 

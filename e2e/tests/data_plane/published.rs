@@ -13,8 +13,9 @@ fn published(lab: &Lab, prefix: &str, port: u16) -> Endpoint {
     let name = |suffix: &str| format!("{prefix}{suffix}");
     lab.create_network(&name("net"), &[]).unwrap();
     lab.create_network(&name("other"), &[]).unwrap();
-    let (tcp, udp) = (format!("{port}:80"), format!("{port}:80/udp"));
-    let options = ["--publish", &tcp, "--publish", &udp];
+    // Without an address a port is published over IPv4; an IPv6 address has to be named.
+    let ports = [format!("{port}:80"), format!("{port}:80/udp"), format!("[{NAT_ADDRESS_V6}]:{port}:80")];
+    let options = ports.each_ref().map(|port| ["--publish", port]).concat();
     let server = lab.attach(1, &name("server"), &name("net"), &options).unwrap();
     for (host, client) in [(1, "near"), (2, "far")] {
         lab.attach(host, &name(client), &name("net"), &[]).unwrap();

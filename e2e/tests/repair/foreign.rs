@@ -18,7 +18,7 @@ fn make_foreign(lab: &Lab) {
     for (netns, batch, family) in [("h1", host, "inet"), (DATA_PLANE, data_plane, "bridge")] {
         let name: weft_e2e::netns::NetnsName = netns.parse().unwrap();
         name.feed(&["ip", "-batch", "-"], batch).unwrap();
-        name.feed(&["nft", "-f", "-"], &format!("table {family} weft_foreign {{ {table} }}\n")).unwrap();
+        name.feed(&["nft", "-f", "-"], &format!("table {family} weft_foreign {{\n{table}\n}}\n")).unwrap();
     }
     lab.in_netns(DATA_PLANE, &["bridge", "fdb", "add", "02:42:ac:1f:07:02", "dev", "wp-foreign", "master", "static"])
         .unwrap();
