@@ -87,6 +87,21 @@ pub fn check_forwarding(lab: &Lab) -> Result<(), String> {
     if differences.is_empty() { Ok(()) } else { Err(differences) }
 }
 
+/// Asks every agent for its plan, which must be empty, and compares every kernel with the store; for
+/// [`eventually`](crate::eventually()).
+///
+/// # Errors
+/// What is still to be done, or the differences, per host.
+pub fn check_settled(lab: &Lab) -> Result<(), String> {
+    for host in lab.hosts().map_err(|error| format!("{error:#}"))? {
+        let plan = host.plan().map_err(|error| format!("{}: {error:#}", host.name()))?;
+        if !plan.is_empty() {
+            return Err(format!("{} would change: {}", host.name(), plan.join("; ")));
+        }
+    }
+    check_forwarding(lab)
+}
+
 fn forwarding_differences(lab: &Lab) -> Result<String> {
     let store = store(lab)?;
     let mut text = String::new();

@@ -13,9 +13,13 @@ mod eventually;
 mod lab;
 pub mod netns;
 pub mod process;
+pub mod socket;
 pub mod topology;
 pub mod traffic;
 
 pub use command::CommandOutput;
 pub use eventually::{NotInTime, eventually, wait_until};
-pub use lab::{Container, ContainerSpec, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, StatusRow};
+pub use lab::{
+    Container, ContainerSpec, Devices, Endpoint, EtcdMembers, Host, Lab, LabError, LabOptions, LabStatus, Network,
+    Refusal, SharedLab, StatusRow,
+};

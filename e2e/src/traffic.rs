@@ -9,16 +9,19 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+pub mod dns;
 mod frame;
 mod group;
 pub mod packet;
+mod server;
 mod stream;
 mod tcp;
 
 pub use frame::{Direction, FramePort, SeenFrame};
 pub use group::{Interface, broadcast, multicast};
+pub use server::{Greeting, TcpServer, UdpServer, ask_tcp, ask_udp};
 pub use stream::{Stream, StreamReport};
-pub use tcp::{TcpReport, tcp_transfer};
+pub use tcp::{TcpConnection, TcpReport, tcp_transfer};
 
 use crate::eventually::wait_until;
 

@@ -138,7 +138,7 @@ impl KernelDump {
     pub fn observe(netns: &NetnsName) -> Result<Self> {
         let read = |words: &[&str]| read(netns, words);
         Ok(Self {
-            links: decode(read(&["ip", "-json", "-details", "link"])?)?,
+            links: links(read(&["ip", "-json", "-details", "link"])?)?,
             fdb: decode(read(&["bridge", "-json", "fdb", "show"])?)?,
             neighbours: neighbours(&read(&["ip", "-json", "neigh", "show"])?)?,
             nftables: nftables(read(&["nft", "-j", "list", "ruleset"])?),
@@ -182,6 +182,19 @@ fn read(netns: &NetnsName, words: &[&str]) -> Result<Value> {
 
 fn decode<T: DeserializeOwned>(value: Value) -> Result<T> {
     serde_json::from_value(value).context("decoding what iproute2 reports")
+}
+
+/// Countdowns are left out: they differ from one reading to the next.
+fn links(rows: Value) -> Result<Vec<Link>> {
+    let mut links: Vec<Link> = decode(rows)?;
+    for link in &mut links {
+        for settings in [&mut link.settings.info_data, &mut link.settings.info_slave_data] {
+            if let Value::Object(settings) = settings {
+                settings.retain(|name, _| !name.ends_with("_timer"));
+            }
+        }
+    }
+    Ok(links)
 }
 
 fn neighbours(rows: &Value) -> Result<Vec<NeighbourRow>> {

@@ -5,6 +5,8 @@
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+pub mod ipv6;
+
 /// An Ethernet address.
 pub type MacBytes = [u8; 6];
 
@@ -72,11 +74,67 @@ pub fn udp4(source: Udp4Party, destination: Udp4Party, content: &[u8]) -> Vec<u8
     [header, datagram].concat()
 }
 
+/// Cuts an IPv4 packet without options in two: the first fragment carries `first` bytes of its content, a multiple
+/// of 8 (RFC 791, 2.3).
+///
+/// # Panics
+/// When the packet is shorter, or `first` is no multiple of 8.
+#[must_use]
+pub fn fragments(packet: &[u8], first: usize) -> [Vec<u8>; 2] {
+    assert_eq!(first % 8, 0, "offsets of fragments count in units of 8 bytes");
+    let (header, content) = packet.split_at(20);
+    let (head, tail) = content.split_at(first);
+    let units = u16::try_from(first / 8).expect("a packet is shorter than 64 KiB");
+    [fragment(header, head, MORE_FRAGMENTS), fragment(header, tail, units)]
+}
+
+/// The flag of fragments that others follow.
+const MORE_FRAGMENTS: u16 = 0x2000;
+
+fn fragment(header: &[u8], content: &[u8], flags_and_offset: u16) -> Vec<u8> {
+    let length = u16::try_from(header.len() + content.len()).expect("a fragment is shorter than its packet");
+    let mut header = header.to_vec();
+    header[2..4].copy_from_slice(&length.to_be_bytes());
+    // Any identification that is the same in both.
+    header[4..6].copy_from_slice(&[0x5e, 0xed]);
+    header[6..8].copy_from_slice(&flags_and_offset.to_be_bytes());
+    header[10..12].copy_from_slice(&[0, 0]);
+    let sum = checksum(&header).to_be_bytes();
+    header[10..12].copy_from_slice(&sum);
+    [&header[..], content].concat()
+}
+
 /// A frame inside VXLAN, RFC 7348; goes into [`udp4`]. Bits of `vni` above 24 are cut off.
 #[must_use]
 pub fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
     let header = [&[0x08, 0, 0, 0][..], &(vni << 8).to_be_bytes()].concat();
     [&header[..], frame].concat()
+}
+
+/// VNI and inner frame of an Ethernet frame that carries VXLAN over IPv4 to UDP port `port`.
+#[must_use]
+pub fn tunnelled(frame: &[u8], port: u16) -> Option<(u32, &[u8])> {
+    let is_udp4 = frame.get(12..14)? == ETHERTYPE_IPV4.to_be_bytes() && *frame.get(23)? == 17;
+    let datagram = frame.get(14 + usize::from(frame.get(14)? & 0xf) * 4..)?;
+    let is_vxlan = is_udp4 && datagram.get(2..4)? == port.to_be_bytes();
+    let vni = u32::from_be_bytes(*datagram.get(12..16)?.first_chunk()?) >> 8;
+    Some((vni, datagram.get(16..)?)).filter(|_| is_vxlan)
+}
+
+/// EtherType of a frame.
+#[must_use]
+pub fn ethertype(frame: &[u8]) -> Option<u16> {
+    Some(u16::from_be_bytes(*frame.get(12..14)?.first_chunk()?))
+}
+
+/// True for ARP and for the solicitations and advertisements of neighbour discovery.
+#[must_use]
+pub fn asks_for_neighbours(frame: &[u8]) -> bool {
+    match ethertype(frame) {
+        Some(ETHERTYPE_ARP) => true,
+        Some(ipv6::ETHERTYPE_IPV6) => frame.get(20) == Some(&58) && matches!(frame.get(54), Some(135 | 136)),
+        _ => false,
+    }
 }
 
 /// An ICMP or ICMPv6 echo message of the given type; identifier from `mark`, number from
@@ -142,6 +200,29 @@ mod tests {
         let frame = ethernet(BROADCAST, party.mac, ETHERTYPE_ARP, &arp(ARP_REQUEST, party, party));
 
         assert_eq!(frame.len(), 42);
+    }
+
+    #[test]
+    fn fragments_put_together_are_the_packet() {
+        let packet = udp4((Ipv4Addr::LOCALHOST, 1), (Ipv4Addr::LOCALHOST, 2), b"0123456789");
+
+        let [first, second] = fragments(&packet, 8);
+
+        assert_eq!([&first[20..], &second[20..]].concat(), packet[20..]);
+        assert_eq!((first[6], second[6..8].to_vec()), (0x20, vec![0, 1]));
+        assert_eq!((checksum(&first[..20]), checksum(&second[..20])), (0, 0));
+    }
+
+    #[test]
+    fn inner_frame_is_found_in_what_carries_it() {
+        let inner = ethernet(BROADCAST, [2, 0, 0, 0, 0, 1], ETHERTYPE_ARP, &[0; 28]);
+        let outer = udp4((Ipv4Addr::LOCALHOST, 9), (Ipv4Addr::LOCALHOST, 4789), &vxlan(0x0012_3456, &inner));
+        let frame = ethernet(BROADCAST, [2, 0, 0, 0, 0, 2], ETHERTYPE_IPV4, &outer);
+
+        assert_eq!(tunnelled(&frame, 4789), Some((0x0012_3456, &inner[..])));
+        assert_eq!(tunnelled(&frame, 4790), None);
+        assert_eq!(tunnelled(&inner, 4789), None);
+        assert!(asks_for_neighbours(&inner) && !asks_for_neighbours(&frame));
     }
 
     #[test]

@@ -30,30 +30,65 @@ pub struct TcpReport {
 /// # Errors
 /// When there is no connection, nothing moves for 10 s, or the content arrives changed.
 pub fn tcp_transfer(from: &str, to: &str, address: IpAddr, bytes: u64) -> Result<TcpReport> {
-    let (from, to): (NetnsName, NetnsName) = (from.parse()?, to.parse()?);
-    let any = match address {
-        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let listener = to.enter(|| TcpListener::bind((any, 0)))?.with_context(|| format!("listening in {to}"))?;
-    let port = listener.local_addr().context("reading a port")?.port();
-    let target = SocketAddr::new(address, port);
     let began = Instant::now();
-    let stream = from
-        .enter(|| TcpStream::connect_timeout(&target, STALL_TIMEOUT))?
-        .with_context(|| format!("connecting from {from} to {target} in {to}"))?;
-    let receiving = thread::spawn(move || receive(&listener));
-    let sent = send(stream, bytes).with_context(|| format!("sending from {from} to {target}"));
-    let received = receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-    let sent = sent?;
-    let (arrived, checksum) = received.with_context(|| format!("receiving in {to}"))?;
-    if (arrived, checksum) != (bytes, sent) {
-        bail!("{bytes} bytes with checksum {sent:016x} sent, {arrived} with {checksum:016x} arrived");
-    }
-    Ok(TcpReport { bytes, elapsed: began.elapsed(), checksum })
+    let mut connection = TcpConnection::open(from, to, address)?;
+    let report = connection.transfer(bytes)?;
+    Ok(TcpReport { elapsed: began.elapsed(), ..report })
 }
 
-fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
+/// A connection that stays open between transfers.
+#[derive(Debug)]
+pub struct TcpConnection {
+    sender: TcpStream,
+    receiver: TcpStream,
+    /// Who and where, for messages.
+    way: String,
+}
+
+impl TcpConnection {
+    /// Connects from namespace `from` to a listener in namespace `to` that is reached at `address`.
+    ///
+    /// # Errors
+    /// When there is no connection within 10 s.
+    pub fn open(from: &str, to: &str, address: IpAddr) -> Result<Self> {
+        let (from, to): (NetnsName, NetnsName) = (from.parse()?, to.parse()?);
+        let any = match address {
+            IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        };
+        let listener = to.enter(|| TcpListener::bind((any, 0)))?.with_context(|| format!("listening in {to}"))?;
+        let port = listener.local_addr().context("reading a port")?.port();
+        let target = SocketAddr::new(address, port);
+        let way = format!("from {from} to {target} in {to}");
+        let sender = from
+            .enter(|| TcpStream::connect_timeout(&target, STALL_TIMEOUT))?
+            .with_context(|| format!("connecting {way}"))?;
+        // The connection is in the listener's queue by now.
+        let (receiver, _) = listener.accept().with_context(|| format!("accepting {way}"))?;
+        Ok(Self { sender, receiver, way })
+    }
+
+    /// Sends `bytes` bytes of varied content.
+    ///
+    /// # Errors
+    /// When nothing moves for 10 s, or the content arrives changed.
+    pub fn transfer(&mut self, bytes: u64) -> Result<TcpReport> {
+        let way = &self.way;
+        let began = Instant::now();
+        let receiver = self.receiver.try_clone().context("duplicating a socket")?;
+        let receiving = thread::spawn(move || receive(receiver, bytes));
+        let sent = send(&self.sender, bytes).with_context(|| format!("sending {way}"));
+        let received = receiving.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let sent = sent?;
+        let arrived = received.with_context(|| format!("receiving {way}"))?;
+        if arrived != sent {
+            bail!("{bytes} bytes {way}: sent with checksum {sent:016x}, arrived with {arrived:016x}");
+        }
+        Ok(TcpReport { bytes, elapsed: began.elapsed(), checksum: arrived })
+    }
+}
+
+fn send(mut stream: &TcpStream, bytes: u64) -> io::Result<u64> {
     stream.set_write_timeout(Some(STALL_TIMEOUT))?;
     let mut content = Content::default();
     let mut checksum = Checksum::default();
@@ -70,22 +105,21 @@ fn send(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
     Ok(checksum.0)
 }
 
-/// The connection is in the listener's queue when this is called.
-fn receive(listener: &TcpListener) -> io::Result<(u64, u64)> {
-    let (mut stream, _) = listener.accept()?;
+fn receive(mut stream: TcpStream, bytes: u64) -> io::Result<u64> {
     stream.set_read_timeout(Some(STALL_TIMEOUT))?;
     let mut checksum = Checksum::default();
-    let mut arrived = 0;
+    let mut left = bytes;
     let mut buffer = [0; CHUNK];
-    loop {
-        match stream.read(&mut buffer)? {
-            0 => return Ok((arrived, checksum.0)),
-            length => {
-                checksum.add(&buffer[..length]);
-                arrived += length as u64;
-            }
+    while left > 0 {
+        let most = usize::try_from(left).map_or(CHUNK, |left| left.min(CHUNK));
+        let length = stream.read(&mut buffer[..most])?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        checksum.add(&buffer[..length]);
+        left -= length as u64;
     }
+    Ok(checksum.0)
 }
 
 /// Content without a short period, so that displaced segments are noticed (xorshift, Marsaglia 2003).

@@ -23,6 +23,7 @@ use crate::{
     names::{NameServer, NameTable, NetnsName, ResolverOptions, resolver_file},
     reconciler::chain,
 };
+use resolver_file::Ensured;
 
 /// Where `ip netns exec` finds files that stand in for those of /etc.
 pub const NETNS_ETC: &str = "/etc/netns";
@@ -86,6 +87,12 @@ impl<K: Kernel + 'static> Naming<K> {
             debug!(error = %chain(&error), "listening for questions about names");
         }
         self.resolvers.ensure(&here.resolvers);
+    }
+
+    /// What the user should know about the resolver file of a container's namespace: that it is somebody else's.
+    pub fn resolver_warning(&self, container: &str) -> Option<String> {
+        let reference = ContainerRef::parse(container).ok()?;
+        self.resolvers.warning(reference.netns_name()?)
     }
 
     fn update_table(&mut self, here: &Here) {
@@ -165,7 +172,14 @@ impl Here {
 #[derive(Debug)]
 struct Resolvers {
     base: PathBuf,
-    written: BTreeMap<String, Vec<IpAddr>>,
+    written: BTreeMap<String, Written>,
+}
+
+/// What a resolver file was last made to say.
+#[derive(Debug)]
+struct Written {
+    servers: Vec<IpAddr>,
+    outcome: Ensured,
 }
 
 impl Resolvers {
@@ -183,22 +197,37 @@ impl Resolvers {
             }
         }
         for (name, servers) in wanted {
-            if self.written.get(name) != Some(servers) && self.write(name, servers) {
-                self.written.insert(name.clone(), servers.clone());
+            if self.written.get(name).is_some_and(|written| written.servers == *servers) {
+                continue;
+            }
+            if let Some(outcome) = self.write(name, servers) {
+                self.written.insert(name.clone(), Written { servers: servers.clone(), outcome });
             }
         }
     }
 
-    fn write(&self, name: &str, servers: &[IpAddr]) -> bool {
+    fn warning(&self, name: &str) -> Option<String> {
+        let written = self.written.get(name).filter(|written| written.outcome == Ensured::Foreign)?;
+        let path = self.base.join(name).join("resolv.conf");
+        let servers: Vec<String> = written.servers.iter().map(IpAddr::to_string).collect();
+        Some(format!(
+            "{} is not Weft's and was left alone: for names of the network, make it say 'nameserver {}'",
+            path.display(),
+            servers.first().map_or("GATEWAY", String::as_str)
+        ))
+    }
+
+    /// What became of the file, unless it failed.
+    fn write(&self, name: &str, servers: &[IpAddr]) -> Option<Ensured> {
         let content = resolver_file::render(servers, &ResolverOptions::default());
         match name.parse::<NetnsName>().and_then(|name| resolver_file::ensure(&self.base, &name, &content)) {
             Ok(outcome) => {
                 debug!(netns = name, ?outcome, "resolver file");
-                true
+                Some(outcome)
             }
             Err(error) => {
                 warn!(netns = name, error = %chain(&error), "writing a resolver file");
-                false
+                None
             }
         }
     }

@@ -184,8 +184,16 @@ impl Requests for AgentRequests {
         let (attacher, naming) = (self.attacher.clone(), self.naming.clone());
         let network = request.network.clone();
         let attached = unhurried(async move {
-            let attached = attacher.connect(request).await;
-            naming.lock().await.refresh().await;
+            let container = request.container.clone();
+            let mut attached = attacher.connect(request).await;
+            let mut naming = naming.lock().await;
+            naming.refresh().await;
+            if let Ok(attached) = &mut attached {
+                // The notice of the new record may still be on its way, but the container asks at once.
+                let key = attached.record.primary_address().map(|ip| (attached.network, ip));
+                naming.endpoints_changed(key.into_iter().collect()).await;
+                attached.warnings.extend(naming.resolver_warning(&container));
+            }
             attached
         });
         let attached = attached.await?.map_err(|error| RequestError::new(error.class(), &error))?;

@@ -161,7 +161,8 @@ pub struct Reservation {
     pub record: EndpointRecord,
     spec: Stored<NetworkSpec>,
     address: IpAddr,
-    asked_for: bool,
+    /// Whether the user asked for this address, and for the second one of a dual-stack endpoint.
+    asked_for: (bool, bool),
     started: Instant,
     book: Arc<NetworkBook>,
     unwanted: Arc<Mutex<Vec<Unwanted>>>,
@@ -248,7 +249,8 @@ impl<S: Store> Allocator<S> {
             None => self.choose_any(&place, &book, request.id).await?,
         };
         let record = record_of(request, chosen.ip, token, |ip| second(ip).ok().flatten());
-        let reservation = self.reservation(&place, book, chosen, asked.is_some(), record);
+        let asked_for = (asked.is_some(), asked_second.is_some());
+        let reservation = self.reservation(&place, book, chosen, asked_for, record);
         // Only now, so that an error takes the address back.
         second(chosen.ip)?;
         if reservation.book.with(|book| book.needs_block(self.now())).unwrap_or_default() {
@@ -262,7 +264,7 @@ impl<S: Store> Allocator<S> {
         place: &Place<'_>,
         book: Arc<NetworkBook>,
         chosen: Chosen,
-        asked_for: bool,
+        asked_for: (bool, bool),
         record: EndpointRecord,
     ) -> Reservation {
         Reservation {
@@ -396,7 +398,7 @@ impl<S: Store> Allocator<S> {
         let block = reservation.book.with(|book| book.own_block(*address)).flatten();
         let claim = match block {
             Some((block, revision)) => claim.in_block(block.base(), revision),
-            None if !reservation.asked_for => return Err(CommitError::BlockLost(*address)),
+            None if !reservation.asked_for.0 => return Err(CommitError::BlockLost(*address)),
             None => claim,
         };
         Ok(match join {
@@ -417,9 +419,14 @@ impl<S: Store> Allocator<S> {
         match refused {
             EndpointCreated::Created(_) | EndpointCreated::AlreadyOurs(_) => Ok(()),
             EndpointCreated::AddressTaken { address, by } => {
-                self.note_holder(reservation, &by);
-                let holder = self.holder_name(&by, deadline).await;
-                Err(CommitError::AddressTaken { address, holder, asked_for: reservation.asked_for })
+                let is_primary = address == reservation.address;
+                // The book keeps account of primary addresses only.
+                if is_primary {
+                    self.note_holder(reservation, &by);
+                }
+                let holder = self.holder_name(reservation.network, by, deadline).await;
+                let asked_for = if is_primary { reservation.asked_for.0 } else { reservation.asked_for.1 };
+                Err(CommitError::AddressTaken { address, holder, asked_for })
             }
             EndpointCreated::RegisteredElsewhere(index) => {
                 Err(CommitError::RegisteredElsewhere { endpoint, address: index.ip })
@@ -449,15 +456,20 @@ impl<S: Store> Allocator<S> {
         });
     }
 
-    async fn holder_name(&self, by: &Holder, deadline: Instant) -> HolderName {
-        let (endpoint, name, node) = match by {
-            Holder::Endpoint(stored) => (stored.record.id, Some(stored.record.name.clone()), Some(stored.record.node)),
-            Holder::Reference(reference) => (reference.id, None, None),
+    async fn holder_name(&self, network: NetworkId, by: Holder, deadline: Instant) -> HolderName {
+        let reference = match by {
+            Holder::Endpoint(stored) => return self.name_of(&stored.record, deadline).await,
+            Holder::Reference(reference) => reference,
         };
-        let Some(node) = node else {
-            return HolderName { endpoint, name, node: "another one".to_owned() };
+        let key = Key::Endpoint(network, reference.record);
+        let read = async {
+            let reply = self.inner.client.read([&key], deadline).await?;
+            self.inner.client.found::<EndpointRecord>(&reply, &key)
         };
-        HolderName { endpoint, name, node: self.node_name(node, deadline).await }
+        match read.await.ok().flatten().filter(|stored| stored.record.id == reference.id) {
+            Some(stored) => self.name_of(&stored.record, deadline).await,
+            None => HolderName { endpoint: reference.id, name: None, node: "another one".to_owned() },
+        }
     }
 
     /// A node's name for a message; its id when it cannot be read.
