@@ -146,7 +146,9 @@ fn host_cut_off_from_the_store_keeps_talking_and_detaches_by_itself() {
         detach_locally(rig, &b3);
         eventually(SOON, "an error in weft status", || {
             let status = rig.status(2).map_err(|error| format!("{error:#}"))?;
-            ensure(status["store"]["reachable"] == false && status["errors"] != serde_json::json!([]), || status.to_string())
+            ensure(status["store"]["reachable"] == false && status["errors"] != serde_json::json!([]), || {
+                status.to_string()
+            })
         });
         flow.carry(1000);
         rig.lab.heal_store("h2").unwrap();

@@ -95,7 +95,8 @@ fn b04_agent_behind_compaction_lists_once_and_touches_only_what_changed() {
 
         rig.settle();
         assert_connected(&arrived, &b);
-        let foreign: Vec<_> = listener.heard().iter().filter(|n| !is_about(n, &arrived)).map(Notice::to_string).collect();
+        let foreign: Vec<_> =
+            listener.heard().iter().filter(|n| !is_about(n, &arrived)).map(Notice::to_string).collect();
         assert!(foreign.is_empty(), "rows of others were touched:\n{}", foreign.join("\n"));
         flow.stop_without_loss();
         assert_connected(&b, &c);

@@ -114,7 +114,9 @@ impl Listener {
 
     fn open(netns: &NetnsName, groups: u32) -> Self {
         let sockets = netns
-            .enter(|| [subscribe(SockProtocol::NetlinkRoute, groups), subscribe(SockProtocol::NetlinkNetFilter, NFTABLES)])
+            .enter(|| {
+                [subscribe(SockProtocol::NetlinkRoute, groups), subscribe(SockProtocol::NetlinkNetFilter, NFTABLES)]
+            })
             .unwrap();
         Self { sockets, netns: netns.to_string() }
     }

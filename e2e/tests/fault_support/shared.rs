@@ -38,7 +38,12 @@ fn leave_nothing(rig: &Rig) {
     let status = rig.lab.status().unwrap();
     for row in &status.rows {
         assert!(row.cuts.is_empty(), "the test left {} cut off: {:?}", row.name, row.cuts);
-        assert!(row.state.is_none_or(|state| state == ProcessState::Running), "the test left {} {:?}", row.name, row.state);
+        assert!(
+            row.state.is_none_or(|state| state == ProcessState::Running),
+            "the test left {} {:?}",
+            row.name,
+            row.state
+        );
     }
     for row in status.rows.iter().filter(|row| row.kind == "container") {
         rig.lab.remove_container(&row.name).unwrap();
