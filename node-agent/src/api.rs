@@ -13,7 +13,7 @@
 //! | `POST /v1/disconnect` | [`messages::Disconnect`] | [`messages::Endpoint`], as it was |
 //! | `GET /v1/nodes`, `GET /v1/nodes/NAME` | | [`messages::Node`], a list of them or one |
 //! | `POST /v1/nodes/NAME/drain?undo=BOOL` | | [`messages::Node`] |
-//! | `DELETE /v1/nodes/NAME` | | [`messages::Node`], as it was |
+//! | `DELETE /v1/nodes/NAME?force=BOOL` | | [`messages::Node`], as it was |
 //!
 //! Every failure is a [`messages::ErrorReply`] with a fitting status. Must not decide anything itself.
 

@@ -4,7 +4,12 @@
 //! its randomness from the caller, and touches neither kernel nor file. No safety rests on what is remembered here: every
 //! write names the conditions under which it is right, and the store decides.
 
+pub mod allocation;
 pub mod backoff;
+pub mod endpoints;
 pub mod follow;
+pub mod membership;
+pub mod networks;
+pub mod nodes;
 pub mod registration;
 pub mod submit;

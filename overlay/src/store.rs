@@ -9,7 +9,8 @@ use thiserror::Error;
 use tokio::sync::mpsc;
 
 use crate::{
-    keys::KeyRange,
+    claims::{Claim, ReplyError},
+    keys::{KeyRange, Keyspace},
     txn::{KeyValue, Revision, Txn, TxnReply},
 };
 
@@ -105,7 +106,7 @@ pub enum WatchItem {
     Events {
         /// The changes.
         events: Vec<Event>,
-        /// The store's revision when they were sent.
+        /// The store's revision when they were sent. Not a point to resume from: that is the last event's revision.
         revision: Revision,
     },
     /// Nothing of interest happened up to this revision.
@@ -212,6 +213,26 @@ pub trait Store: Clone + Debug + Send + Sync + 'static {
 
     /// Whom the store adapter talks to now, for messages.
     fn endpoint(&self) -> String;
+}
+
+/// Why a claim has no outcome.
+#[derive(Debug, Error)]
+pub enum ClaimFailed {
+    /// The store gave no answer. Where that is transient, the same claim may be carried out again.
+    #[error("the claim has no outcome")]
+    Store(#[source] StoreError),
+    /// It gave an answer that cannot be read.
+    #[error("the claim's outcome cannot be read")]
+    Reply(#[source] ReplyError),
+}
+
+/// Carries out a claim.
+///
+/// # Errors
+/// [`ClaimFailed::Store`] with [`StoreError::Unavailable`] leaves open whether it was done.
+pub async fn carry_out<S: Store, C: Claim>(store: &S, keys: &Keyspace, claim: &C) -> Result<C::Outcome, ClaimFailed> {
+    let reply = store.txn(claim.txn(keys)).await.map_err(ClaimFailed::Store)?;
+    claim.outcome(keys, &reply).map_err(ClaimFailed::Reply)
 }
 
 /// Everything in a range at one revision, read in pages.

@@ -16,9 +16,7 @@ use weft_overlay::{
     id::{EndpointId, Name, NetworkId, NodeId},
     kernel::Kernel,
     keys::Key,
-    model::{
-        EndpointKind, EndpointRecord, MemberRecord, NetworkNameRecord, NetworkSpec, NetworkState, RECORD_VERSION,
-    },
+    model::{EndpointKind, EndpointRecord, NetworkNameRecord, NetworkSpec, NetworkState},
     store::Store,
     view::{NodeView, Stored},
 };
@@ -30,6 +28,7 @@ use crate::{
     container::{Container, ContainerRef},
     control::{
         allocation::{Allocator, EndpointRequest, Reservation},
+        membership::Membership,
         submit::Client,
     },
     identity::StateDir,
@@ -68,6 +67,8 @@ pub struct Attacher<S: Store, K> {
     pub client: Client<S>,
     /// Gives out addresses and registers endpoints.
     pub allocator: Allocator<S>,
+    /// This node's part in networks.
+    pub membership: Membership<S>,
     /// Follows networks.
     pub followers: Followers<S, K>,
     /// To the reconciler.
@@ -93,18 +94,19 @@ pub struct Attached {
 impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     /// Joins the parts, and reads which detaches the store has not been told of yet.
     pub fn new(
-        client: Client<S>,
         allocator: Allocator<S>,
+        membership: Membership<S>,
         followers: Followers<S, K>,
         facts: NodeFacts,
         state: Arc<StateDir>,
     ) -> Self {
+        let client = followers.client().clone();
         let deferred = deferred::Deferred::load(&state);
         let handle = followers.handle().clone();
         for endpoint in deferred.endpoints() {
             handle.change(move |view| view.set_detaching(endpoint));
         }
-        Self { client, allocator, followers, handle, facts, state, gates: Gates::default(), deferred }
+        Self { client, allocator, membership, followers, handle, facts, state, gates: Gates::default(), deferred }
     }
 
     /// Connects a container to a network.
@@ -118,8 +120,12 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let (network, spec) = self.open_network(&request.network).await?;
         let wanted = self.endpoint_request(&request, &container, network, &spec.record).await?;
         let warnings = self.namesakes(network, &wanted).await?;
-        self.ensure_joined(network, &spec).await?;
-        let record = self.register(network, &spec, wanted, None).await?;
+        let stay = self.membership.join(network, &spec).await?;
+        let leg = stay.leg.clone();
+        self.handle.change(move |view| view.set_registered(network, leg.record, leg.revision));
+        let record = self.register(network, &spec, wanted).await?;
+        self.membership.set_in_use(network, true);
+        drop(stay);
         info!(%network, endpoint = %record.id, container = request.container, ip = ?record.primary_address(), "connected");
         Ok(Attached { network, record, warnings })
     }
@@ -170,9 +176,8 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     pub async fn retry_deferred(&self) {
         for (network, endpoint) in self.deferred.pending() {
             self.followers.follow(network);
-            let look = move |view: &NodeView| {
-                view.network(network).map(|content| content.endpoint_by_id(endpoint).cloned())
-            };
+            let look =
+                move |view: &NodeView| view.network(network).map(|content| content.endpoint_by_id(endpoint).cloned());
             match self.handle.view(look).await {
                 Ok(Some(Some(stored))) => {
                     // A failure was logged, and stays noted.
@@ -198,54 +203,18 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         self.detach(network, stored).await.ok();
     }
 
-    /// Makes this node a member of a network: registers its gateway leg.
-    ///
-    /// # Errors
-    /// When no address is left for it, or the store does not answer.
-    pub async fn ensure_joined(&self, network: NetworkId, spec: &Stored<NetworkSpec>) -> Result<(), ConnectError> {
-        let _gate = self.gates.network(network).await;
-        let joined = move |view: &NodeView| view.own_leg(network).is_some_and(|leg| leg.registered);
-        if self.handle.view(joined).await? {
-            return Ok(());
-        }
-        let underlay_mtu = self.handle.view(|view| view.underlay_mtu).await?;
-        let member = MemberRecord {
-            v: RECORD_VERSION,
-            vtep: self.facts.vtep,
-            epoch: 0,
-            underlay_mtu,
-            extra: BTreeMap::default(),
-        };
-        let leg = EndpointRequest {
-            id: self.new_endpoint_id(),
-            kind: EndpointKind::Leg,
-            name: self.facts.name.clone(),
-            aliases: Vec::new(),
-            mac: None,
-            ipv4: None,
-            ipv6: None,
-            sandbox: None,
-            published: Vec::new(),
-            vtep: self.facts.vtep,
-        };
-        self.register(network, spec, leg, Some(member)).await?;
-        info!(%network, "joined");
-        Ok(())
-    }
-
     /// Reserves an address, and has the interface built while the store registers the endpoint.
     async fn register(
         &self,
         network: NetworkId,
         spec: &Stored<NetworkSpec>,
         request: EndpointRequest,
-        join: Option<MemberRecord>,
     ) -> Result<EndpointRecord, ConnectError> {
         for _ in 0..ATTEMPTS {
             let mut reservation = self.allocator.reserve(network, spec, request.clone()).await?;
             let prepared = reservation.record.clone();
             self.handle.change(move |view| view.set_pending(network, prepared));
-            match self.allocator.commit(&mut reservation, join.clone()).await {
+            match self.allocator.commit(&mut reservation, None).await {
                 Ok(revision) => return self.put_to_use(reservation, revision).await,
                 Err(error) => {
                     let endpoint = request.id;
@@ -347,26 +316,20 @@ fn find_endpoint(
     Ok(connected.next().map(|stored| (id, stored.clone())))
 }
 
-/// Lets one task at a time act on one container, and one at a time join one network.
+/// Lets one task at a time act on one container.
 #[derive(Debug, Default)]
 struct Gates {
     containers: Mutex<BTreeMap<(u64, u64), Arc<AsyncMutex<()>>>>,
-    networks: Mutex<BTreeMap<NetworkId, Arc<AsyncMutex<()>>>>,
 }
 
 impl Gates {
     async fn container(&self, dev: u64, inode: u64) -> OwnedMutexGuard<()> {
-        gate(&self.containers, (dev, inode)).lock_owned().await
+        let gate = {
+            let mut containers = self.containers.lock().unwrap_or_else(PoisonError::into_inner);
+            // Gates that nobody else holds are of containers of the past.
+            containers.retain(|_, gate| Arc::strong_count(gate) > 1);
+            containers.entry((dev, inode)).or_default().clone()
+        };
+        gate.lock_owned().await
     }
-
-    async fn network(&self, network: NetworkId) -> OwnedMutexGuard<()> {
-        gate(&self.networks, network).lock_owned().await
-    }
-}
-
-fn gate<T: Ord>(gates: &Mutex<BTreeMap<T, Arc<AsyncMutex<()>>>>, key: T) -> Arc<AsyncMutex<()>> {
-    let mut gates = gates.lock().unwrap_or_else(PoisonError::into_inner);
-    // Gates that nobody else holds are of containers and networks of the past.
-    gates.retain(|_, gate| Arc::strong_count(gate) > 1);
-    gates.entry(key).or_default().clone()
 }

@@ -19,8 +19,8 @@ pub enum Doubt {
     Object(ObjectId),
     /// Something happened to a device that a whole network hangs on.
     Network(NetworkId),
-    /// Something happened to what the node has once.
-    Node,
+    /// Something happened to the nftables rules.
+    Firewall,
     /// Notifications were lost.
     Everything,
 }
@@ -59,7 +59,15 @@ impl Doubts {
             Doubt::Network(network) => {
                 self.networks.insert(network);
             }
-            Doubt::Node => self.node = true,
+            Doubt::Firewall => {
+                let filter = |id: &&ObjectId| {
+                    matches!(
+                        id,
+                        ObjectId::Node(NodeObject::Table(_) | NodeObject::Element(_) | NodeObject::ForeignAccepts)
+                    )
+                };
+                self.objects.extend(observed.objects.keys().filter(filter).cloned());
+            }
             Doubt::Everything => self.everything = true,
         }
     }

@@ -77,7 +77,8 @@ pub struct DeclareLost {
     pub node: NodeId,
     /// Its fence as it was read.
     pub fence: Stored<FenceRecord>,
-    /// The networks that it is a member of.
+    /// The networks that it was seen to be a member of. It may have joined others until this very transaction: list
+    /// them again afterwards.
     pub networks: Vec<NetworkId>,
 }
 

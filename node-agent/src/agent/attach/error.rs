@@ -9,6 +9,7 @@ use crate::{
     container::ContainerError,
     control::{
         allocation::{AllocationError, CommitError},
+        membership::MembershipError,
         submit::SubmitError,
     },
     netns::NetnsError,
@@ -70,6 +71,9 @@ pub enum ConnectError {
     /// Not registered.
     #[error(transparent)]
     Commit(#[from] CommitError),
+    /// This node could not join the network.
+    #[error(transparent)]
+    Membership(#[from] MembershipError),
     /// The store could not be read.
     #[error("reading the store")]
     Store(#[from] SubmitError),
@@ -111,6 +115,7 @@ impl ConnectError {
             | Self::PortTaken { .. }
             | Self::Contended { .. } => ErrorClass::Conflict,
             Self::Allocation(error) => allocation_class(error),
+            Self::Membership(error) => membership_class(error),
             Self::Commit(CommitError::Standing(_) | CommitError::Store { .. })
             | Self::Store(_)
             | Self::Follow(_)
@@ -135,6 +140,17 @@ fn allocation_class(error: &AllocationError) -> ErrorClass {
     }
 }
 
+fn membership_class(error: &MembershipError) -> ErrorClass {
+    match error {
+        MembershipError::Address { source, .. } => allocation_class(source),
+        MembershipError::NetworkGone(_) => ErrorClass::Conflict,
+        MembershipError::Leg { .. }
+        | MembershipError::Release { .. }
+        | MembershipError::Standing(_)
+        | MembershipError::Store(_) => ErrorClass::Unavailable,
+    }
+}
+
 /// Why a container was not disconnected.
 #[derive(Debug, Error)]
 pub enum DisconnectError {
@@ -145,7 +161,9 @@ pub enum DisconnectError {
     #[error("network {0} does not exist; `weft network ls` lists them")]
     UnknownNetwork(Name),
     /// It is not connected.
-    #[error("container {container} is not connected to network {network} on this node; `weft endpoint ls` shows what is")]
+    #[error(
+        "container {container} is not connected to network {network} on this node; `weft endpoint ls` shows what is"
+    )]
     NotConnected {
         /// The container.
         container: String,

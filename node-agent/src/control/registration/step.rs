@@ -9,6 +9,7 @@ use weft_overlay::{
 };
 
 use super::{NodeDescription, NodeIdentity, Obstacle, Standing};
+use crate::control::nodes::EXPEL;
 
 /// A node's own keys.
 #[derive(Debug, Clone)]
@@ -56,12 +57,7 @@ impl Step {
     }
 }
 
-pub(super) fn next_step(
-    identity: &NodeIdentity,
-    description: &NodeDescription,
-    claimant: &Claimant,
-    own: Own,
-) -> Step {
+pub(super) fn next_step(identity: &NodeIdentity, description: &NodeDescription, claimant: &Claimant, own: Own) -> Step {
     let lease = match claimant.lease {
         None => None,
         Some((_, false)) => return Step::CheckLease,
@@ -110,13 +106,16 @@ fn is_ours(
 
 /// The record as it should be; fields that only others know stay.
 fn described(identity: &NodeIdentity, description: &NodeDescription, stored: Option<&NodeRecord>) -> NodeRecord {
+    let mut extra = stored.map(|record| record.extra.clone()).unwrap_or_default();
+    // Somebody wanted the node given up while it was away; it is back.
+    extra.remove(EXPEL);
     NodeRecord {
         v: RECORD_VERSION,
         name: identity.name.clone(),
         vtep: identity.vtep,
         version: description.version.clone(),
         routes: description.routes.clone(),
-        extra: stored.map(|record| record.extra.clone()).unwrap_or_default(),
+        extra,
     }
 }
 
@@ -138,11 +137,8 @@ mod tests {
     }
 
     fn own(state: Option<FenceState>, live: Option<(i64, &str)>) -> Own {
-        let stored_record = state.map(|_| Stored {
-            record: described(&identity(), &description(), None),
-            revision: 3,
-            lease: 0,
-        });
+        let stored_record =
+            state.map(|_| Stored { record: described(&identity(), &description(), None), revision: 3, lease: 0 });
         let fence = state.map(|state| Stored {
             record: FenceRecord { v: 1, epoch: 4, state, extra: Default::default() },
             revision: 9,
@@ -201,8 +197,7 @@ mod tests {
         let rebooted = step(&held(7), own(Some(FenceState::Active), Some((7, "boot-2"))));
         let mut moved = identity();
         moved.vtep = "192.168.56.12".parse().unwrap();
-        let copied =
-            next_step(&moved, &description(), &held(7), own(Some(FenceState::Active), Some((7, "boot-1"))));
+        let copied = next_step(&moved, &description(), &held(7), own(Some(FenceState::Active), Some((7, "boot-1"))));
 
         assert!(matches!(elsewhere, Step::Blocked(Obstacle::AliveElsewhere { .. })), "{elsewhere:?}");
         assert_eq!(rebooted, Step::DropLease);

@@ -1,0 +1,89 @@
+//! `weft agent`: from arguments to a running daemon.
+
+use std::process::ExitCode;
+
+use tracing::{error, info};
+
+use weft_node_agent::agent::{self, AgentError, AgentOptions};
+use weft_overlay::keys::Keyspace;
+
+use super::daemon::{
+    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, termination,
+};
+use crate::{
+    args::{AgentArgs, GlobalArgs},
+    config::{AgentConfig, Settings},
+    exit::{Exit, Failure},
+};
+
+/// Validates the settings, starts the log, logs the settings and hands over to the agent.
+pub(super) fn start(args: AgentArgs, global: &GlobalArgs) -> Result<ExitCode, Failure> {
+    let settings = Settings { args, socket: global.socket.clone(), host_name: observe_host_name() };
+    let config = AgentConfig::try_from(settings)?;
+    start_log(&config.log);
+    log_settings(&config);
+    Ok(run_agent(config))
+}
+
+/// Runs the agent until it is told to end.
+fn run_agent(config: AgentConfig) -> ExitCode {
+    let outcome = run_daemon(async {
+        let options = agent_options(config)?;
+        Ok(agent::run(options, termination()?).await?)
+    });
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            error!(error = %format!("{failure:#}"), "the agent ended");
+            exit_of(&failure).into()
+        }
+    }
+}
+
+fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
+    let AgentConfig { etcd, host, socket, dns_ttl, .. } = config;
+    Ok(AgentOptions {
+        store: etcd_options(&etcd)?,
+        keys: Keyspace::under(&etcd.key_prefix.to_string()),
+        node: host.node,
+        underlay: host.underlay.map(|underlay| underlay.to_string()),
+        vxlan_port: host.vxlan_port,
+        state_dir: host.state_dir,
+        socket,
+        netns: host.netns.to_string(),
+        resolv_conf: host.resolv_conf,
+        dns_ttl,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// What a service manager is told: starting again does not help where privilege is missing or settings are wrong.
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    match failure.downcast_ref::<AgentError>() {
+        Some(AgentError::Privilege) => Exit::Privilege,
+        Some(AgentError::Underlay(_) | AgentError::Identity(_) | AgentError::Store(_)) => Exit::Config,
+        Some(AgentError::PartEnded(_)) => Exit::Internal,
+        Some(_) => Exit::Failed,
+        None => Exit::Config,
+    }
+}
+
+fn log_settings(config: &AgentConfig) {
+    let host = &config.host;
+    info!(
+        version = env!("CARGO_PKG_VERSION"),
+        kernel = observe_kernel_release(),
+        node = %host.node,
+        etcd = describe_etcd(&config.etcd),
+        key_prefix = %config.etcd.key_prefix,
+        underlay = host.underlay.as_ref().map(tracing::field::display),
+        vxlan_port = host.vxlan_port,
+        netns = %host.netns,
+        state_dir = %host.state_dir.display(),
+        socket = %config.socket.display(),
+        resolv_conf = %host.resolv_conf.display(),
+        dns_ttl_s = config.dns_ttl.as_secs(),
+        log = %config.log.filter,
+        "agent starts"
+    );
+}

@@ -1,0 +1,477 @@
+//! This node's part in networks: joining with the gateway leg, leaving after the last container, coming back when lost.
+//!
+//! A node joins and leaves in one transaction with its leg, so there is no membership without a leg. Joining and leaving
+//! of one network happen one after the other, and nobody leaves while a [`Stay`] is held. The leg's record is an endpoint
+//! of kind `leg`: its name is for people, and no name service should answer it.
+
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use rand::RngExt;
+use thiserror::Error;
+use tokio::{
+    sync::{Notify, OnceCell, watch},
+    time::{Instant, sleep_until},
+};
+use tracing::{debug, info};
+use weft_overlay::{
+    claims::{MemberUpdated, Stored, Token, UpdateMember},
+    id::{EndpointId, Name, NetworkId},
+    keys::Key,
+    model::{EndpointKind, EndpointRecord, MemberRecord, NetworkSpec, RECORD_VERSION},
+    store::Store,
+    txn::Revision,
+};
+
+use super::{
+    allocation::{AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, StandingError},
+    endpoints::own_endpoints,
+    registration::{NodeIdentity, Registration, Standing},
+    submit::{Client, SubmitError},
+};
+
+mod recovery;
+#[cfg(test)]
+mod tests;
+
+pub use recovery::{Recovered, RecoveryOutcome};
+
+/// How long a node stays in a network after its last container left: a container that is replaced finds all in place.
+pub const LINGER: Duration = Duration::from_secs(2);
+
+/// Attempts to find an address for a leg.
+const ATTEMPTS: usize = 8;
+
+/// Time between two looks at networks that could not be left or told of a new MTU.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Why a node did not join, or did not leave.
+#[derive(Debug, Error)]
+pub enum MembershipError {
+    /// There is no address for the gateway leg.
+    #[error("the gateway leg of network {network} got no address")]
+    Address {
+        /// The network.
+        network: Name,
+        /// Why.
+        #[source]
+        source: Box<AllocationError>,
+    },
+    /// The gateway leg was not registered.
+    #[error("the gateway leg of network {network} was not registered")]
+    Leg {
+        /// The network.
+        network: Name,
+        /// Why.
+        #[source]
+        source: Box<CommitError>,
+    },
+    /// The gateway leg was not removed.
+    #[error("the gateway leg of network {network} was not removed")]
+    Release {
+        /// The network.
+        network: NetworkId,
+        /// Why.
+        #[source]
+        source: ReleaseError,
+    },
+    /// The node may not do so.
+    #[error(transparent)]
+    Standing(#[from] StandingError),
+    /// The network is gone.
+    #[error("network {0} was deleted meanwhile; use another network")]
+    NetworkGone(NetworkId),
+    /// The store did not answer, or said no.
+    #[error("the networks of this node cannot be read or changed")]
+    Store(#[from] SubmitError),
+}
+
+/// A network that this node takes part in.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Joined {
+    /// The gateway leg as it is stored.
+    pub leg: Stored<EndpointRecord>,
+    /// The membership as it is stored.
+    pub member: MemberRecord,
+}
+
+/// This node's memberships. Clones are the same.
+#[derive(Debug)]
+pub struct Membership<S: Store> {
+    inner: Arc<Inner<S>>,
+}
+
+impl<S: Store> Clone for Membership<S> {
+    fn clone(&self) -> Self {
+        Self { inner: self.inner.clone() }
+    }
+}
+
+#[derive(Debug)]
+struct Inner<S: Store> {
+    client: Client<S>,
+    allocator: Allocator<S>,
+    registration: Registration,
+    identity: NodeIdentity,
+    underlay_mtu: watch::Receiver<u32>,
+    networks: Mutex<BTreeMap<NetworkId, Arc<Part>>>,
+    restored: OnceCell<()>,
+    wake: Notify,
+}
+
+/// Of one network. `joined` is also the gate: whoever joins, leaves or changes holds it.
+#[derive(Debug, Default)]
+struct Part {
+    joined: tokio::sync::Mutex<Option<Joined>>,
+    stays: AtomicUsize,
+    use_: Mutex<Use>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Use {
+    containers: bool,
+    unused_since: Option<Instant>,
+}
+
+impl Default for Use {
+    fn default() -> Self {
+        Self { containers: false, unused_since: Some(Instant::now()) }
+    }
+}
+
+impl Part {
+    fn usage(&self) -> Use {
+        *self.use_.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the network may be left, if at all.
+    fn leave_at(&self) -> Option<Instant> {
+        let Use { containers, unused_since } = self.usage();
+        let free = !containers && self.stays.load(Ordering::Relaxed) == 0;
+        unused_since.filter(|_| free).map(|since| since + LINGER)
+    }
+}
+
+/// While it exists, its node does not leave the network: for the time between joining and the container's own record.
+#[derive(Debug)]
+pub struct Stay {
+    /// The gateway leg.
+    pub leg: Stored<EndpointRecord>,
+    part: Arc<Part>,
+}
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let mut usage = self.part.use_.lock().unwrap_or_else(PoisonError::into_inner);
+        self.part.stays.fetch_sub(1, Ordering::Relaxed);
+        usage.unused_since = Some(Instant::now());
+    }
+}
+
+impl<S: Store> Membership<S> {
+    /// Memberships that are read from the store at the first use. `underlay_mtu` in bytes.
+    pub fn new(
+        client: Client<S>,
+        allocator: Allocator<S>,
+        registration: Registration,
+        identity: NodeIdentity,
+        underlay_mtu: watch::Receiver<u32>,
+    ) -> Self {
+        let inner = Inner {
+            client,
+            allocator,
+            registration,
+            identity,
+            underlay_mtu,
+            networks: Mutex::new(BTreeMap::new()),
+            restored: OnceCell::new(),
+            wake: Notify::new(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Joins a network, if that is not done yet: makes the gateway leg and the membership.
+    ///
+    /// # Errors
+    /// When the node may not take on anything, no address is left, or the store does not answer.
+    pub async fn join(&self, network: NetworkId, spec: &Stored<NetworkSpec>) -> Result<Stay, MembershipError> {
+        self.restore().await?;
+        let part = self.part(network);
+        part.stays.fetch_add(1, Ordering::Relaxed);
+        // From here on an error or a dropped future ends the stay.
+        let mut stay = PendingStay { part: part.clone(), done: false };
+        let mut joined = part.joined.lock().await;
+        if joined.is_none() {
+            *joined = Some(self.make_leg(network, spec, None).await?);
+        }
+        let leg = joined.as_ref().map(|joined| joined.leg.clone());
+        drop(joined);
+        let leg = leg.ok_or(MembershipError::NetworkGone(network))?;
+        stay.done = true;
+        Ok(Stay { leg, part })
+    }
+
+    /// The networks that this node takes part in.
+    ///
+    /// # Errors
+    /// When they have yet to be read and the store does not answer.
+    pub async fn joined(&self) -> Result<BTreeMap<NetworkId, Joined>, MembershipError> {
+        self.restore().await?;
+        let mut joined = BTreeMap::new();
+        for (network, part) in self.parts() {
+            joined.extend(part.joined.lock().await.clone().map(|joined| (network, joined)));
+        }
+        Ok(joined)
+    }
+
+    /// Says whether a container of this node is in a network. Without one for [`LINGER`], the node leaves it.
+    pub fn set_in_use(&self, network: NetworkId, containers: bool) {
+        let part = self.part(network);
+        let mut usage = part.use_.lock().unwrap_or_else(PoisonError::into_inner);
+        if usage.containers != containers {
+            *usage = Use { containers, unused_since: (!containers).then(Instant::now) };
+            self.inner.wake.notify_one();
+        }
+    }
+
+    /// Leaves a network at once, whatever is in it: for one that is being removed, after its containers' endpoints.
+    ///
+    /// # Errors
+    /// When the node may not write or the store does not answer; it may be tried again.
+    pub async fn leave(&self, network: NetworkId) -> Result<(), MembershipError> {
+        self.restore().await?;
+        let part = self.part(network);
+        let mut joined = part.joined.lock().await;
+        self.give_up(network, &mut joined).await
+    }
+
+    /// Forgets a network that is gone.
+    pub fn forget(&self, network: NetworkId) {
+        self.inner.networks.lock().unwrap_or_else(PoisonError::into_inner).remove(&network);
+    }
+
+    /// Leaves networks that are not used, and tells peers of a new MTU; to be polled for as long as the agent runs.
+    pub async fn run(self) {
+        let mut mtu = self.inner.underlay_mtu.clone();
+        let mut standing = self.inner.registration.standing.clone();
+        loop {
+            let next = self.tend().await;
+            tokio::select! {
+                // All cancel-safe: permits and changes stay until they are taken.
+                () = sleep_until(next) => {}
+                () = self.inner.wake.notified() => {}
+                changed = mtu.changed() => if changed.is_err() { return },
+                changed = standing.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    /// Does what is due; answers when to look again.
+    async fn tend(&self) -> Instant {
+        let later = Instant::now() + LINGER * 10;
+        let may_write = self.inner.registration.standing.borrow().token().is_some();
+        if !may_write || self.restore().await.is_err() {
+            return Instant::now() + RETRY;
+        }
+        let mut next = later;
+        for (network, part) in self.parts() {
+            let due = match part.leave_at() {
+                Some(at) if at <= Instant::now() => self.leave_unused(network, &part).await,
+                Some(at) => {
+                    next = next.min(at);
+                    self.refresh(network, &part).await
+                }
+                None => self.refresh(network, &part).await,
+            };
+            if let Err(error) = due {
+                debug!(%network, error = %error, "upkeep of a membership put off");
+                next = next.min(Instant::now() + RETRY);
+            }
+        }
+        next
+    }
+
+    async fn leave_unused(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
+        let mut joined = part.joined.lock().await;
+        // Looked at again under the lock: somebody may have joined while this waited for it.
+        if part.leave_at().is_none_or(|at| at > Instant::now()) {
+            return Ok(());
+        }
+        self.give_up(network, &mut joined).await
+    }
+
+    async fn give_up(&self, network: NetworkId, joined: &mut Option<Joined>) -> Result<(), MembershipError> {
+        let Some(Joined { leg, .. }) = joined.as_ref() else { return Ok(()) };
+        let released = self.inner.allocator.release(network, leg, true).await;
+        released.map_err(|source| MembershipError::Release { network, source })?;
+        info!(%network, "left the network");
+        *joined = None;
+        Ok(())
+    }
+
+    /// Writes the membership again if it is not as it should be.
+    async fn refresh(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
+        let Standing::Active(token) = *self.inner.registration.standing.borrow() else { return Ok(()) };
+        let mut joined = part.joined.lock().await;
+        let Some(joined) = joined.as_mut() else { return Ok(()) };
+        let member = MemberRecord { extra: joined.member.extra.clone(), ..self.member(token.epoch) };
+        if member == joined.member {
+            return Ok(());
+        }
+        self.put_member(network, token, member.clone()).await?;
+        joined.member = member;
+        Ok(())
+    }
+
+    async fn put_member(
+        &self,
+        network: NetworkId,
+        token: Token,
+        record: MemberRecord,
+    ) -> Result<Revision, MembershipError> {
+        let client = &self.inner.client;
+        let deadline = self.deadline();
+        let key = Key::Spec(network);
+        let reply = client.read([&key], deadline).await?;
+        let spec = client.found::<NetworkSpec>(&reply, &key)?.ok_or(MembershipError::NetworkGone(network))?;
+        let claim = UpdateMember { token, network, spec_revision: spec.revision, record };
+        match client.submit(&claim, deadline).await? {
+            MemberUpdated::Updated(revision) => Ok(revision),
+            MemberUpdated::Fenced(_) => {
+                self.inner.registration.recheck();
+                Err(StandingError::Changing(token.node).into())
+            }
+            MemberUpdated::SpecChanged(_) => Err(MembershipError::NetworkGone(network)),
+        }
+    }
+
+    /// Makes the gateway leg and the membership; with `at`, at the addresses that the leg had, if they can be had.
+    async fn make_leg(
+        &self,
+        network: NetworkId,
+        spec: &Stored<NetworkSpec>,
+        at: Option<&EndpointRecord>,
+    ) -> Result<Joined, MembershipError> {
+        let name = &spec.record.name;
+        let mut request = self.leg_request(at);
+        for _ in 0..ATTEMPTS {
+            let reserved = self.inner.allocator.reserve(network, spec, request.clone()).await;
+            let mut reservation = match reserved {
+                Ok(reservation) => reservation,
+                Err(error) if request.ipv4.is_some() || request.ipv6.is_some() => {
+                    debug!(%network, error = %error, "the gateway leg gets another address");
+                    (request.ipv4, request.ipv6) = (None, None);
+                    continue;
+                }
+                Err(source) => {
+                    return Err(MembershipError::Address { network: name.clone(), source: Box::new(source) });
+                }
+            };
+            let member = self.member(reservation.record.epoch);
+            match self.inner.allocator.commit(&mut reservation, Some(member.clone())).await {
+                Ok(revision) => {
+                    let record = reservation.record.clone();
+                    info!(%network, revision, "joined the network");
+                    let member = MemberRecord { epoch: record.epoch, ..member };
+                    return Ok(Joined { leg: Stored { record, revision, lease: 0 }, member });
+                }
+                Err(error) if error.wants_another_address() => request = self.leg_request(None),
+                Err(CommitError::AddressTaken { .. }) => request = self.leg_request(None),
+                Err(source) => return Err(MembershipError::Leg { network: name.clone(), source: Box::new(source) }),
+            }
+        }
+        Err(MembershipError::NetworkGone(network))
+    }
+
+    fn leg_request(&self, at: Option<&EndpointRecord>) -> EndpointRequest {
+        EndpointRequest {
+            id: EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
+            kind: EndpointKind::Leg,
+            name: leg_name(&self.inner.identity.name),
+            aliases: Vec::new(),
+            mac: None,
+            ipv4: at.and_then(|leg| leg.ipv4),
+            ipv6: at.and_then(|leg| leg.ipv6),
+            sandbox: None,
+            published: Vec::new(),
+            vtep: self.vtep(),
+        }
+    }
+
+    fn member(&self, epoch: u64) -> MemberRecord {
+        MemberRecord {
+            v: RECORD_VERSION,
+            vtep: self.vtep(),
+            epoch,
+            underlay_mtu: *self.inner.underlay_mtu.borrow(),
+            extra: BTreeMap::new(),
+        }
+    }
+
+    /// Reads once which networks this node took part in when its agent was last running.
+    async fn restore(&self) -> Result<(), MembershipError> {
+        let read = || async {
+            let own = own_endpoints(&self.inner.client, self.inner.identity.node, self.deadline()).await?;
+            for (network, leg) in own {
+                let part = self.part(network);
+                if leg.record.kind == EndpointKind::Container {
+                    continue;
+                }
+                let key = Key::Member(network, self.inner.identity.node);
+                let reply = self.inner.client.read([&key], self.deadline()).await?;
+                let member = self.inner.client.found::<MemberRecord>(&reply, &key)?;
+                // One that is missing differs from any that it should be, and is written again.
+                let member = member.map_or_else(|| MemberRecord { underlay_mtu: 0, ..self.member(0) }, |m| m.record);
+                *part.joined.lock().await = Some(Joined { leg, member });
+            }
+            self.inner.wake.notify_one();
+            Ok(())
+        };
+        self.inner.restored.get_or_try_init(read).await.map(|()| ())
+    }
+
+    fn part(&self, network: NetworkId) -> Arc<Part> {
+        self.inner.networks.lock().unwrap_or_else(PoisonError::into_inner).entry(network).or_default().clone()
+    }
+
+    fn parts(&self) -> Vec<(NetworkId, Arc<Part>)> {
+        let networks = self.inner.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        networks.iter().map(|(network, part)| (*network, part.clone())).collect()
+    }
+
+    fn vtep(&self) -> IpAddr {
+        self.inner.identity.vtep
+    }
+
+    fn deadline(&self) -> Instant {
+        Instant::now() + Duration::from_secs(10)
+    }
+}
+
+/// Ends a stay that came to nothing.
+#[derive(Debug)]
+struct PendingStay {
+    part: Arc<Part>,
+    done: bool,
+}
+
+impl Drop for PendingStay {
+    fn drop(&mut self) {
+        if !self.done {
+            self.part.stays.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// `gateway-` and the node's name, cut to what a name may be.
+fn leg_name(node: &Name) -> Name {
+    let text: String = format!("gateway-{node}").chars().take(63).collect();
+    text.parse().unwrap_or_else(|_| node.clone())
+}

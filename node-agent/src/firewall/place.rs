@@ -1,0 +1,113 @@
+//! One of our tables in its namespace: read, compared, written to.
+
+use std::{collections::BTreeMap, io};
+
+use weft_overlay::kernel::{Element, Object, ObserveError, Table};
+
+use super::{
+    FirewallError,
+    content::{Content, read_content},
+    netlink::{Change, Connection, NfFamily, Write},
+    render,
+    sets::{Set, sets_of, table_of},
+    steps, structure,
+};
+use crate::netns::Namespace;
+
+/// One of our tables and the namespace that it is in.
+#[derive(Debug)]
+pub(super) struct Place {
+    table: Table,
+    pub(super) namespace: Namespace,
+    pub(super) connection: Connection,
+    canonical: Option<structure::Listing>,
+    /// The verdict on the structure, and the ruleset's generation that it is about.
+    judged: Option<(u32, Option<Object>)>,
+}
+
+impl Place {
+    pub(super) fn open(table: Table, namespace: Namespace) -> Result<Self, FirewallError> {
+        let opened = namespace.run(Connection::open).map_err(FirewallError::Namespace)?;
+        let label = || namespace.label().to_owned();
+        let connection = opened.map_err(|cause| FirewallError::Socket { namespace: label(), cause })?;
+        Ok(Self { table, namespace, connection, canonical: None, judged: None })
+    }
+
+    fn family(&self) -> NfFamily {
+        match self.table {
+            Table::Host => NfFamily::Inet,
+            Table::DataPlane => NfFamily::Bridge,
+        }
+    }
+
+    pub(super) fn write(&mut self, groups: &[Vec<Write>]) -> Vec<io::Result<()>> {
+        self.connection.write(self.family(), render::TABLE_NAME, groups)
+    }
+
+    /// Loads the table with these elements in one transaction. When one of them makes `nft` refuse the whole, the table is
+    /// loaded without: then each is written by itself and only the bad one is missing.
+    pub(super) fn load(&mut self, vxlan_port: u16, known: &BTreeMap<Element, Object>) -> io::Result<()> {
+        self.judged = None;
+        let table = self.table;
+        let full = render::script(table, vxlan_port, known.iter());
+        let Err(refusal) = structure::within(&self.namespace, || structure::load(&full)) else { return Ok(()) };
+        let empty = render::script(table, vxlan_port, std::iter::empty());
+        structure::within(&self.namespace, || structure::load(&empty))?;
+        tracing::warn!(error = %refusal, "loaded a table of the firewall without its elements");
+        let groups: Vec<Vec<Write>> = known
+            .iter()
+            .filter(|(element, _)| table_of(element) == table)
+            .map(|(element, object)| steps::writes(Change::Add, element, object))
+            .collect();
+        let refused = self.write(&groups).into_iter().find_map(Result::err);
+        refused.map_or(Ok(()), Err)
+    }
+
+    pub(super) fn delete(&mut self) -> io::Result<()> {
+        self.connection.delete_table(self.family(), render::TABLE_NAME)
+    }
+
+    pub(super) fn unreadable(&self, what: &'static str, cause: io::Error) -> ObserveError {
+        ObserveError { what, namespace: self.namespace.label().to_owned(), cause }
+    }
+
+    pub(super) fn observe_content(&mut self) -> Result<Content, ObserveError> {
+        let family = self.family();
+        let dumps: io::Result<Vec<_>> = sets_of(self.table)
+            .iter()
+            .map(|set: &Set| Ok((*set, self.connection.elements(family, render::TABLE_NAME, set.name())?)))
+            .collect();
+        dumps.map(|dumps| read_content(&dumps)).map_err(|cause| self.unreadable("nftables set elements", cause))
+    }
+
+    /// Listing takes a process, so the verdict is kept as long as nobody commits anything.
+    pub(super) fn observe_structure(&mut self, vxlan_port: u16) -> Result<Option<Object>, ObserveError> {
+        let judged = self.judge(vxlan_port);
+        judged.map_err(|cause| self.unreadable("an nftables table", cause))
+    }
+
+    fn judge(&mut self, vxlan_port: u16) -> io::Result<Option<Object>> {
+        let generation = self.connection.generation()?;
+        if let Some((of, verdict)) = self.judged.as_ref().filter(|(of, _)| *of == generation) {
+            tracing::trace!(generation = of, "nothing was committed since the table was listed");
+            return Ok(verdict.clone());
+        }
+        let verdict = match self.connection.table_flags(self.family(), render::TABLE_NAME)? {
+            None => None,
+            Some(0) => Some(self.compare(vxlan_port)?),
+            Some(_) => Some(Object::Deviant("the table is dormant or owned by a process".to_owned())),
+        };
+        self.judged = Some((generation, verdict.clone()));
+        Ok(verdict)
+    }
+
+    fn compare(&mut self, vxlan_port: u16) -> io::Result<Object> {
+        let table = self.table;
+        if self.canonical.is_none() {
+            self.canonical = Some(structure::canonical(table, vxlan_port)?);
+        }
+        let canonical = self.canonical.as_ref().expect("it was just set");
+        let live = structure::within(&self.namespace, || structure::list(table))?;
+        Ok(structure::difference(&live, canonical).map_or(Object::Present, Object::Deviant))
+    }
+}

@@ -1,0 +1,200 @@
+//! The data plane's network namespace: made, adopted, kept, and mounted again when its mount is lost.
+//!
+//! The namespace is named by a mount at /run/netns/NAME, as iproute2 does it, so that it outlives the agent. The agent
+//! holds a descriptor besides: when somebody unmounts the name, nothing is lost, and the name is put back.
+
+use std::{
+    fs::{self, File},
+    io,
+    os::{
+        fd::{AsFd, AsRawFd},
+        unix::fs::MetadataExt,
+    },
+    path::{Path, PathBuf},
+    thread,
+};
+
+use nix::{
+    mount::{MsFlags, mount},
+    sched::{CloneFlags, setns, unshare},
+};
+use thiserror::Error;
+
+use crate::netns::{Namespace, NetnsError};
+
+/// Where names of network namespaces are.
+const DIRECTORY: &str = "/run/netns";
+/// The mount namespace of the host's first process.
+const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
+
+/// Why the data plane's namespace could not be had.
+#[derive(Debug, Error)]
+pub enum DataPlaneNamespaceError {
+    /// The directory of names, or the file for the name, could not be prepared.
+    #[error("preparing {} for network namespaces", path.display())]
+    Directory {
+        /// What was to be made.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// No namespace could be made.
+    #[error("making a network namespace for {}", path.display())]
+    Make {
+        /// Where it was to be mounted.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// It could not be mounted at its name.
+    #[error("mounting the data plane's network namespace at {}", path.display())]
+    Mount {
+        /// Its name.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
+    /// The path is something else after all was done.
+    #[error(
+        "{} is not the data plane's network namespace after mounting it; something else on this host mounts there",
+        path.display()
+    )]
+    Different {
+        /// Its name.
+        path: PathBuf,
+    },
+    /// It could not be opened or entered.
+    #[error(transparent)]
+    Namespace(#[from] NetnsError),
+}
+
+/// The data plane's namespace, held open.
+#[derive(Debug, Clone)]
+pub struct DataPlaneNamespace {
+    namespace: Namespace,
+    path: PathBuf,
+}
+
+impl DataPlaneNamespace {
+    /// Adopts the namespace of this name, or makes it. The name is one below /run/netns.
+    ///
+    /// # Errors
+    /// When it cannot be made, mounted or opened; nothing is left half made but an empty file.
+    pub fn ensure(name: &str) -> Result<Self, DataPlaneNamespaceError> {
+        Self::ensure_at(Path::new(DIRECTORY), name)
+    }
+
+    /// The same below another directory than /run/netns.
+    ///
+    /// # Errors
+    /// As [`Self::ensure`].
+    pub fn ensure_at(directory: &Path, name: &str) -> Result<Self, DataPlaneNamespaceError> {
+        let path = directory.join(name);
+        if is_namespace(&path) {
+            let namespace = Namespace::open(&path)?;
+            tracing::info!(netns = %path.display(), "data plane namespace adopted");
+            return Ok(Self { namespace, path });
+        }
+        ensure_directory(directory)?;
+        let namespace = make(&path)?;
+        tracing::info!(netns = %path.display(), "data plane namespace made");
+        let made = Self { namespace, path };
+        made.mount()?;
+        Ok(made)
+    }
+
+    /// The namespace.
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the name still leads to the namespace that is held. One stat(2), cheap enough for every second.
+    pub fn check_mounted(&self) -> bool {
+        let here = fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
+        here.is_some() && here == self.namespace.identity().ok()
+    }
+
+    /// Mounts the namespace at its name again if it is not there. Says whether it had to.
+    ///
+    /// # Errors
+    /// When the name cannot be made or mounted.
+    pub fn ensure_mounted(&self) -> Result<bool, DataPlaneNamespaceError> {
+        if self.check_mounted() {
+            return Ok(false);
+        }
+        ensure_directory(self.path.parent().unwrap_or(Path::new(DIRECTORY)))?;
+        self.mount()?;
+        Ok(true)
+    }
+
+    fn mount(&self) -> Result<(), DataPlaneNamespaceError> {
+        let directory = |cause| DataPlaneNamespaceError::Directory { path: self.path.clone(), cause };
+        File::options().create(true).append(true).open(&self.path).map(drop).map_err(directory)?;
+        // The system call takes the descriptor's path as it is; a resolved one leads nowhere.
+        let source = format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd());
+        let failed =
+            |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
+        mount(Some(source.as_str()), &self.path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
+        if self.check_mounted() { Ok(()) } else { Err(DataPlaneNamespaceError::Different { path: self.path.clone() }) }
+    }
+}
+
+/// Moves the calling thread into the host's mount namespace, where mounts below /run/netns are seen by everybody.
+///
+/// Only for the start, while there is one thread: others keep their mount namespace. A service manager that gives the
+/// agent a mount namespace of its own (any sandboxing option does) would otherwise have the data plane's name end with
+/// the agent. Says whether there was anything to enter.
+///
+/// # Errors
+/// When /proc/1 cannot be read or the namespace may not be entered, which needs CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+pub fn enter_host_mount_ns() -> io::Result<bool> {
+    let identity = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    if identity(HOST_MOUNTS)? == identity("/proc/self/ns/mnt")? {
+        return Ok(false);
+    }
+    // A thread shares its working directory with the others until this; setns(2) insists on its own.
+    unshare(CloneFlags::CLONE_FS)?;
+    setns(File::open(HOST_MOUNTS)?.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    Ok(true)
+}
+
+/// A network namespace is mounted there. A plain file is left when one was unmounted or is hidden.
+fn is_namespace(path: &Path) -> bool {
+    const NSFS_MAGIC: nix::sys::statfs::FsType = nix::sys::statfs::NSFS_MAGIC;
+    nix::sys::statfs::statfs(path).is_ok_and(|found| found.filesystem_type() == NSFS_MAGIC)
+}
+
+/// Makes the directory, and a shared mount of it, so that names made later are seen in other mount namespaces too.
+fn ensure_directory(directory: &Path) -> Result<(), DataPlaneNamespaceError> {
+    let failed = |cause| DataPlaneNamespaceError::Directory { path: directory.to_owned(), cause };
+    fs::create_dir_all(directory).map_err(failed)?;
+    let share = || mount(None::<&str>, directory, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
+    if share().is_ok() {
+        return Ok(());
+    }
+    // Not a mount point yet.
+    let bind = MsFlags::MS_BIND | MsFlags::MS_REC;
+    mount(Some(directory), directory, None::<&str>, bind, None::<&str>).map_err(|errno| failed(errno.into()))?;
+    share().map_err(|errno| failed(errno.into()))
+}
+
+/// A new namespace, made on a thread that ends with it.
+fn make(path: &Path) -> Result<Namespace, DataPlaneNamespaceError> {
+    let failed = |cause| DataPlaneNamespaceError::Make { path: path.to_owned(), cause };
+    let unshared = || -> Result<Namespace, DataPlaneNamespaceError> {
+        unshare(CloneFlags::CLONE_NEWNET).map_err(|errno| failed(errno.into()))?;
+        Ok(Namespace::current()?)
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("netns".to_owned()).spawn_scoped(scope, unshared).map_err(failed)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
