@@ -8,7 +8,7 @@ use std::env;
 use std::fs;
 use std::path::Path;
 
-use weft_e2e::netns::NetnsName;
+use weft_e2e::netns::{self, NetnsName};
 use weft_e2e::{LabOptions, dump, eventually};
 
 #[expect(dead_code, reason = "each test program uses a part of it")]
@@ -215,7 +215,7 @@ fn deleted_container_is_released_and_its_address_is_free_again() {
         let gone = rig.attach(1, "gone", "blue", &[]);
         rig.settle();
 
-        rig.lab.in_netns("weft-ctl", &["ip", "netns", "del", "gone"]).unwrap();
+        delete_container("gone");
 
         wait_unpublished(rig, 2, "gone");
         rig.settle();
@@ -235,15 +235,15 @@ fn container_deleted_while_its_agent_was_away_is_released_when_it_returns() {
         rig.settle();
 
         rig.lab.kill("h1").unwrap();
-        rig.lab.in_netns("weft-ctl", &["ip", "netns", "del", "gone"]).unwrap();
-        rig.lab.in_netns("weft-ctl", &["ip", "netns", "add", "gone"]).unwrap();
+        delete_container("gone");
+        netns::create(&[&"gone".parse().unwrap()]).unwrap();
         rig.lab.start("h1").unwrap();
 
         wait_unpublished(rig, 2, "gone");
         rig.settle();
         assert_eq!(rig.addresses_inside("gone"), Vec::<String>::new(), "the namesake is another container");
         flow.stop_without_loss();
-        rig.lab.in_netns("weft-ctl", &["ip", "netns", "del", "gone"]).unwrap();
+        delete_container("gone");
     });
 }
 
@@ -319,7 +319,7 @@ fn assert_unavailable(rig: &Rig, container: &str) {
 #[track_caller]
 fn detach_locally(rig: &Rig, container: &Attached) {
     rig.disconnect(container);
-    assert_eq!(rig.addresses_inside(&container.netns), Vec::<String>::new());
+    rig.wait_bare(&container.netns);
 }
 
 /// Waits until the agent of a host does not list an endpoint any more, and the store has none.
@@ -332,6 +332,11 @@ fn wait_unpublished(rig: &Rig, asked: u8, name: &str) {
     let store = dump::store(&rig.lab).unwrap();
     let left = store.section("net/").find(|entry| entry.json().is_ok_and(|value| value["name"] == name));
     assert_eq!(left, None);
+}
+
+/// As `ip netns del` does, behind everybody's back.
+fn delete_container(name: &str) {
+    name.parse::<NetnsName>().unwrap().ensure_removed().unwrap();
 }
 
 fn options() -> LabOptions {

@@ -20,6 +20,8 @@ const ROWS: u32 = 0x4;
 const NFTABLES: u32 = 1 << 6;
 /// A second of everything that a test can cause.
 const RECEIVE_BUFFER: usize = 16 << 20;
+const RTM_NEWLINK: u16 = 16;
+const AF_BRIDGE: u8 = 7;
 /// NFNL_SUBSYS_NFTABLES.
 const NFTABLES_SUBSYSTEM: u16 = 10;
 
@@ -38,6 +40,12 @@ impl Notice {
     /// Whether nftables announced it.
     pub(crate) fn is_nftables(&self) -> bool {
         self.kind >> 8 == NFTABLES_SUBSYSTEM
+    }
+
+    /// A bridge announces each of its ports once more when the forward delay of 15 s has passed, although nothing has
+    /// changed (br_forward_delay_timer_expired in the kernel's br_stp_timer.c).
+    fn is_forward_delay_over(&self) -> bool {
+        self.kind == RTM_NEWLINK && self.body.first() == Some(&AF_BRIDGE)
     }
 
     /// The interface number, which links, addresses and rows have in the same place.
@@ -121,12 +129,14 @@ impl Listener {
         Self { sockets, netns: netns.to_string() }
     }
 
-    /// What was announced since it was opened, or since the last call.
+    /// What was announced since it was opened, or since the last call. Settings of bridge ports are not told apart from
+    /// the end of a forward delay and left out; the agent's count of writes has them.
     ///
     /// # Panics
     /// When announcements were lost.
     pub(crate) fn heard(&self) -> Vec<Notice> {
-        self.sockets.iter().flat_map(|socket| drain(socket, &self.netns)).collect()
+        let all = self.sockets.iter().flat_map(|socket| drain(socket, &self.netns));
+        all.filter(|notice| !notice.is_forward_delay_over()).collect()
     }
 
     /// Asserts that nothing was announced.

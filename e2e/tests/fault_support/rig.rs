@@ -166,6 +166,15 @@ impl Rig {
         self.lab.in_netns(&container.netns, &["getent", "ahostsv4", name])
     }
 
+    /// Waits until a container has no network interface: devices of a detached endpoint are deleted late, in groups.
+    #[track_caller]
+    pub(crate) fn wait_bare(&self, netns: &str) {
+        eventually(SOON, &format!("{netns} in no network"), || {
+            let inside = self.addresses_inside(netns);
+            ensure(inside.is_empty(), || format!("{inside:?}"))
+        });
+    }
+
     /// The IPv4 addresses that a container really has on its network interfaces.
     pub(crate) fn addresses_inside(&self, netns: &str) -> Vec<String> {
         let listing = self.lab.in_netns(netns, &["ip", "-json", "-4", "address", "show", "scope", "global"]).unwrap();
