@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use weft_overlay::kernel::Table;
 
-use super::render::{self, TABLE_NAME};
+use super::render::{self, Manner, TABLE_NAME};
 use crate::netns::{Namespace, NetnsError};
 
 /// A table's listing without elements, counters and handles: declarations, and the rules of each chain in order.
@@ -35,7 +35,7 @@ pub(super) fn list(table: Table) -> io::Result<Listing> {
 
 /// The listing of a table as we load it.
 pub(super) fn canonical(table: Table, vxlan_port: u16) -> io::Result<Listing> {
-    let script = render::script(table, vxlan_port, std::iter::empty());
+    let script = render::script(Manner::Anew, table, vxlan_port, std::iter::empty());
     in_scratch_namespace(move || {
         load(&script)?;
         list(table)

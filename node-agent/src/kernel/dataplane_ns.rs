@@ -130,14 +130,16 @@ impl DataPlaneNamespace {
         if self.check_mounted() {
             return Ok(false);
         }
-        ensure_directory(self.path.parent().unwrap_or(Path::new(DIRECTORY)))?;
+        ensure_directory(self.path.parent().unwrap_or_else(|| Path::new(DIRECTORY)))?;
         self.mount()?;
         Ok(true)
     }
 
     fn mount(&self) -> Result<(), DataPlaneNamespaceError> {
         let directory = |cause| DataPlaneNamespaceError::Directory { path: self.path.clone(), cause };
-        File::options().create(true).append(true).open(&self.path).map(drop).map_err(directory)?;
+        if fs::metadata(&self.path).is_err() {
+            File::create(&self.path).map(drop).map_err(directory)?;
+        }
         // The system call takes the descriptor's path as it is; a resolved one leads nowhere.
         let source = format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd());
         let failed =

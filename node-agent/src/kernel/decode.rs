@@ -207,6 +207,13 @@ impl Rule {
     }
 }
 
+/// What a notification about settings is about: a device by its index, or a whole namespace.
+pub(crate) fn configured_device(payload: &[u8]) -> Option<u32> {
+    // NETCONFA_IFINDEX, behind `struct netconfmsg`; -1 stands for all devices, -2 for those to come.
+    let (_, value) = Attributes(payload.get(4..)?).find(|(kind, _)| *kind == 1)?;
+    attribute::i32_at(value, 0).and_then(|index| u32::try_from(index).ok())
+}
+
 /// What changed in NFNLGRP_NFTABLES, as far as it is told: the process that committed the change.
 pub(crate) fn nft_committer(payload: &[u8]) -> Option<u32> {
     // NFTA_GEN_PROC_PID, behind `struct nfgenmsg`.

@@ -12,7 +12,9 @@ use rtnetlink::{
         AddressFamily, IpProtocol, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+        },
         rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange},
     },
 };
@@ -36,6 +38,11 @@ pub(crate) enum Verb {
 /// A static row of a bridge: frames for a MAC go to this port.
 pub(crate) fn bridge_row(verb: Verb, port: u32, mac: Mac) -> Request {
     row(verb, bridge_neighbour(port, mac.octets(), NeighbourFlags::Controller, NeighbourState::Noarp))
+}
+
+/// Deletes a row by which a bridge takes a MAC for its own.
+pub(crate) fn delete_own_row(bridge: u32, mac: Mac) -> Request {
+    row(Verb::Delete, bridge_neighbour(bridge, mac.octets(), NeighbourFlags::Own, NeighbourState::Noarp))
 }
 
 /// A row of a VXLAN device: a MAC is behind this VTEP.

@@ -217,12 +217,10 @@ fn socket_on(line: &str, port: u16) -> Option<u64> {
 }
 
 fn user_of(inode: u64) -> String {
-    if inode == 0 {
-        return "a tunnel device of the kernel".to_owned();
-    }
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten().map(|entry| entry.path());
-    let owner = processes.filter(|path| path.join("fd").is_dir()).find(|path| has_socket(path, inode));
-    owner.map_or_else(|| format!("the socket with inode {inode}"), |process| described(&process))
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let processes = entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
+    let owner = processes.map(|entry| entry.path()).find(|path| has_socket(path, inode));
+    owner.map_or_else(|| "no visible process: a tunnel device of the kernel".to_owned(), |process| described(&process))
 }
 
 fn has_socket(process: &Path, inode: u64) -> bool {
@@ -243,7 +241,8 @@ mod tests {
 
     #[test]
     fn the_port_of_a_socket_is_read_from_its_line() {
-        let line = " 2126: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7812 2 x 0";
+        let line =
+            " 2126: 00000000:12B5 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 7812 2 x 0";
 
         assert_eq!(socket_on(line, 4789), Some(7812));
         assert_eq!(socket_on(line, 4790), None);

@@ -312,3 +312,6 @@ fn open(namespace: &Namespace, protocol: isize, groups: &[u32]) -> Result<sys::S
     };
     namespace.run(join)?.map_err(|cause| WatchError::Socket { namespace: namespace.label().to_owned(), cause })
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,6 @@
 //! Published ports from every direction (A9), with the client's address kept where the endpoint is local.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use weft_overlay::{
     kernel::{Element, Object, Table},
@@ -116,6 +116,16 @@ fn what_is_published_at_one_address_is_published_there_only() {
     assert!(fetch(&out, (underlay6(1), 8081)).is_some());
     assert!(is_cut(&host, (IpAddr::from([127, 0, 0, 1]), 8081)));
     assert!(is_cut(&host, (town.world.nodes[0].leg_address(A), 8081)));
+}
+
+#[test]
+fn at_the_ipv6_loopback_the_host_answers_itself() {
+    let town = Town::new();
+    let host = &town.world.nodes[0].host;
+    let loopback = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let _service = Server::start(host, HOST_PORT6);
+
+    assert_eq!(fetch(host, (loopback, HOST_PORT6)), Some(loopback));
 }
 
 #[test]

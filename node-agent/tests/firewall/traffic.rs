@@ -132,6 +132,38 @@ pub(crate) fn send_frames(namespace: &str, interface: &str, frames: &[Vec<u8>]) 
     assert!(status.success(), "sending frames from {interface} of {namespace}");
 }
 
+/// One frame, sent as fast as it goes until this is dropped.
+pub(crate) struct Flood {
+    child: Child,
+    namespace: String,
+    interface: String,
+}
+
+impl Flood {
+    pub(crate) fn start(namespace: &str, interface: &str, frame: &[u8]) -> Self {
+        let program = "import socket,sys\n\
+                       s=socket.socket(17,3,0)\n\
+                       s.bind((sys.argv[1],0))\n\
+                       f=bytes.fromhex(sys.argv[2])\n\
+                       while True: s.send(f)";
+        let child = python(namespace).args(["-c", program, interface, &hex(frame)]).spawn().expect("python3 runs");
+        Self { child, namespace: namespace.to_owned(), interface: interface.to_owned() }
+    }
+
+    /// How many frames the interface has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let text = run(&self.namespace, &format!("cat /sys/class/net/{}/statistics/tx_packets", self.interface));
+        text.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// The Ethernet address of an interface.
 pub(crate) fn mac_of(namespace: &str, interface: &str) -> [u8; 6] {
     let text = run(namespace, &format!("cat /sys/class/net/{interface}/address"));

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use weft_overlay::kernel::{
-    FdbPort, Family, Kernel, KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Step,
+    Family, FdbPort, Kernel, KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Step,
 };
 
 use crate::lab::{Host, Network, apply, diff, ip, same, sh};
@@ -30,9 +30,8 @@ fn every_scope_reads_the_same() {
     };
 
     let everything = host.observe(&Scope::Everything);
-    let networks = KernelState {
-        objects: everything.objects.into_iter().filter(|(id, _)| id.network().is_some()).collect(),
-    };
+    let networks =
+        KernelState { objects: everything.objects.into_iter().filter(|(id, _)| id.network().is_some()).collect() };
     let mut both = outside(&one.state);
     both.objects.extend(outside(&two.state).objects);
     same(&networks, &both);

@@ -224,7 +224,9 @@ impl Machine {
         self.announce(step);
         match step {
             Step::Delete(id, _) => self.delete(id),
-            Step::Create(id, object) | Step::Replace { id, desired: object, .. } => return self.put(step, id, object, all),
+            Step::Create(id, object) | Step::Replace { id, desired: object, .. } => {
+                return self.put(step, id, object, all);
+            }
         }
         Ok(())
     }

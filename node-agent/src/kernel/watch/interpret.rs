@@ -8,7 +8,7 @@ use weft_overlay::{
 
 use super::{Doubt, Report};
 use crate::kernel::{
-    decode::{Address, Route, Row, link::Link, nft_committer},
+    decode::{Address, Route, Row, configured_device, link::Link, nft_committer},
     mark::{ROUTE_PROTOCOL, Role},
     objects::Devices,
 };
@@ -59,16 +59,21 @@ impl Interpreter {
             (Source::DataPlane, libc::RTM_DELLINK) => self.data_plane_link_gone(payload),
             (Source::DataPlane, libc::RTM_NEWNEIGH) => self.row(payload).into_iter().collect(),
             (Source::DataPlane, libc::RTM_DELNEIGH) => self.row_gone(payload).into_iter().collect(),
-            (Source::DataPlane, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => {
-                vec![changed(NodeObject::DataPlaneSettings)]
-            }
+            (Source::DataPlane, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => configured_device(payload)
+                .is_none()
+                .then(|| changed(NodeObject::DataPlaneSettings))
+                .into_iter()
+                .collect(),
             (Source::DataPlane, _) => Vec::new(),
             (Source::Host, libc::RTM_NEWLINK) => self.host_link(payload),
             (Source::Host, libc::RTM_DELLINK) => self.host_link_gone(payload),
             (Source::Host, libc::RTM_NEWADDR | libc::RTM_DELADDR) => vec![self.address(kind, payload)],
             (Source::Host, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) => vec![self.route(kind, payload)],
             (Source::Host, libc::RTM_NEWRULE | libc::RTM_DELRULE) => vec![rule(payload)],
-            (Source::Host, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => vec![changed(NodeObject::HostForwarding)],
+            (Source::Host, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => match configured_device(payload) {
+                None => vec![changed(NodeObject::HostForwarding)],
+                Some(index) => self.devices.leg_network(index).map(leg_changed).into_iter().collect(),
+            },
             (Source::Host, _) => Vec::new(),
         }
     }
@@ -76,9 +81,7 @@ impl Interpreter {
     fn data_plane_link(&mut self, payload: &[u8]) -> Vec<Doubt> {
         let Some(link) = Link::decode(payload) else { return vec![Doubt::Everything] };
         if is_port_message(payload) {
-            // Only about flags of the port, and only some of them.
-            let known = self.devices.by_index(link.index).and_then(|known| self.devices.object_of(known));
-            return known.map(|id| Doubt::Object(id, Report::Changed)).into_iter().collect();
+            return self.port(link.index, |known| known.update_port(payload)).into_iter().collect();
         }
         let before = self.devices.remove(link.index);
         let id_before = before.as_ref().and_then(|before| self.devices.object_of(before));
@@ -96,15 +99,27 @@ impl Interpreter {
     }
 
     fn data_plane_link_gone(&mut self, payload: &[u8]) -> Vec<Doubt> {
-        if is_port_message(payload) {
-            return Vec::new();
-        }
         let Some(link) = Link::decode(payload) else { return vec![Doubt::Everything] };
+        if is_port_message(payload) {
+            // It left its bridge.
+            let leave = |known: &mut Link| (known.port, known.master) = (None, None);
+            return self.port(link.index, leave).into_iter().collect();
+        }
         let known = self.devices.remove(link.index).unwrap_or(link);
         let Some(ObjectId::Network(network, object)) = self.devices.object_of(&known) else { return Vec::new() };
         let alone = matches!(object, NetworkObject::Port(_));
         let gone = Doubt::Object(ObjectId::Network(network, object), Report::Absent);
         if alone { vec![gone] } else { vec![gone, Doubt::Network(network)] }
+    }
+
+    /// A device as a port of a bridge has changed.
+    fn port(&mut self, index: u32, change: impl FnOnce(&mut Link)) -> Option<Doubt> {
+        let mut link = self.devices.by_index(index)?.clone();
+        change(&mut link);
+        let id = self.devices.object_of(&link)?;
+        self.devices.put(link);
+        let report = self.report(&id);
+        Some(Doubt::Object(id, report))
     }
 
     fn row(&self, payload: &[u8]) -> Option<Doubt> {

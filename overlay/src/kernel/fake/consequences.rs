@@ -3,9 +3,7 @@
 //! Pure. Each rule is one that the real kernel was seen to follow; the same scenarios run through both.
 
 use crate::id::NetworkId;
-use crate::kernel::{
-    Element, FdbPort, Leg, NetworkObject, NodeObject, Object, ObjectId, SandboxState, Table, Vxlan,
-};
+use crate::kernel::{Element, FdbPort, Leg, NetworkObject, NodeObject, Object, ObjectId, SandboxState, Table, Vxlan};
 
 use super::Objects;
 
@@ -17,7 +15,9 @@ pub(super) fn removed(objects: &mut Objects, id: &ObjectId) {
         }
         ObjectId::Node(_) => {}
         ObjectId::Network(network, NetworkObject::Bridge) => {
-            retain(objects, *network, |kind, _| !matches!(kind, NetworkObject::BridgeFdb(_) | NetworkObject::Neighbour(_)));
+            retain(objects, *network, |kind, _| {
+                !matches!(kind, NetworkObject::BridgeFdb(_) | NetworkObject::Neighbour(_))
+            });
             each(objects, *network, detach);
         }
         ObjectId::Network(network, NetworkObject::Vxlan) => {

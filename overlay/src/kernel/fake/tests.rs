@@ -55,10 +55,7 @@ fn everything() -> Vec<Step> {
         (NetworkObject::Bridge, bridge()),
         (NetworkObject::Vxlan, Object::Vxlan(Box::new(vxlan))),
         (NetworkObject::Leg, Object::Leg(Box::new(leg))),
-        (
-            NetworkObject::LegAddress([10, 32, 0, 1].into()),
-            Object::LegAddress { prefix: 32, deprecated: false },
-        ),
+        (NetworkObject::LegAddress([10, 32, 0, 1].into()), Object::LegAddress { prefix: 32, deprecated: false }),
         (NetworkObject::LegRoute("10.32.0.0/24".parse().unwrap()), Object::LegRoute(None)),
         (NetworkObject::Port(endpoint()), Object::Port(Box::new(Port { mtu: MTU, up: true, attached: true }))),
         (NetworkObject::Sandbox(endpoint()), Object::Sandbox(Box::new(sandbox))),
@@ -126,7 +123,10 @@ fn a_vxlan_device_takes_its_rows_and_the_bridges_rows_towards_it_along() {
 fn another_bridge_mac_empties_the_neighbour_table() {
     let kernel = filled();
 
-    kernel.set(&id(NetworkObject::Bridge), Object::Bridge(Box::new(Bridge { mac: mac(9), mtu: MTU, up: true, tuned: true })));
+    kernel.set(
+        &id(NetworkObject::Bridge),
+        Object::Bridge(Box::new(Bridge { mac: mac(9), mtu: MTU, up: true, tuned: true })),
+    );
 
     assert!(!has(&kernel, NetworkObject::Neighbour([10, 32, 0, 6].into())));
     assert!(has(&kernel, NetworkObject::BridgeFdb(mac(6))));
