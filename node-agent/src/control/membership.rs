@@ -402,10 +402,8 @@ impl<S: Store> Membership<S> {
 
     fn leg_request(&self, at: Option<&EndpointRecord>) -> EndpointRequest {
         EndpointRequest {
-            id: at.map_or_else(
-                || EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
-                |leg| leg.id,
-            ),
+            id: at
+                .map_or_else(|| EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())), |leg| leg.id),
             kind: EndpointKind::Leg,
             name: leg_name(&self.inner.identity.name),
             aliases: Vec::new(),
@@ -435,7 +433,8 @@ impl<S: Store> Membership<S> {
             for (network, leg) in own {
                 let part = self.part(network);
                 // Until the agent has looked for its containers, they may be there.
-                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) = Use { containers: true, unused_since: None };
+                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Use { containers: true, unused_since: None };
                 if leg.record.kind == EndpointKind::Container {
                     continue;
                 }

@@ -113,7 +113,10 @@ impl Checker {
             let expected = at.and_then(|(r, exists)| exists.then_some(r));
             if view.get(key).copied() != expected {
                 let key = String::from_utf8_lossy(key);
-                let text = format!("view: {who} has {key} at {:?}, at {revision} it was {expected:?}", view.get(key.as_bytes()));
+                let text = format!(
+                    "view: {who} has {key} at {:?}, at {revision} it was {expected:?}",
+                    view.get(key.as_bytes())
+                );
                 self.violations.push(text);
             }
         }
@@ -348,9 +351,8 @@ impl Checker {
 
     /// Every endpoint is in its node's index, under one id once, and has the second key that its record says.
     fn indexed(&mut self, commit: &Commit) {
-        let touched = |event: &Event| {
-            matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)))
-        };
+        let touched =
+            |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)));
         if !commit.events.iter().any(touched) {
             return;
         }

@@ -55,11 +55,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn run_seed(seed: u64, mutant: Mutant) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(seed, mutant);
         world.live().await;
@@ -165,7 +161,9 @@ impl World {
         for commit in self.memory.commits() {
             for event in &commit.events {
                 let (verb, value) = match event {
-                    Event::Put(kv) => (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned()),
+                    Event::Put(kv) => {
+                        (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned())
+                    }
                     Event::Delete { .. } => ("delete".to_owned(), String::new()),
                 };
                 let key = String::from_utf8_lossy(event.key()).into_owned();
@@ -386,7 +384,9 @@ impl World {
     }
 
     fn memory_subnet(&self, network: NetworkId) -> Option<ipnetwork::Ipv4Network> {
-        let spec = now(&self.memory, &Keyspace::default().network(network)).into_iter().find(|(key, _)| key.ends_with(b"spec"))?;
+        let spec = now(&self.memory, &Keyspace::default().network(network))
+            .into_iter()
+            .find(|(key, _)| key.ends_with(b"spec"))?;
         let spec: weft_overlay::model::NetworkSpec = weft_overlay::codec::decode_record(&spec.1).ok()?;
         match spec.subnet4()?.subnet {
             ipnetwork::IpNetwork::V4(v4) => Some(v4),
@@ -483,7 +483,8 @@ impl World {
         let mut last = String::new();
         while Instant::now() < until {
             let nodes = weft_node_agent::control::nodes::list_nodes(&self.admin, self.deadline()).await.unwrap();
-            let Some(old) = nodes.into_iter().find(|node| node.name.as_str() == name && !wanted.contains(&node.id)) else {
+            let Some(old) = nodes.into_iter().find(|node| node.name.as_str() == name && !wanted.contains(&node.id))
+            else {
                 return;
             };
             let deadline = Instant::now() + Duration::from_secs(20);
