@@ -281,20 +281,27 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     async fn open_network(&self, name: &Name) -> Result<(NetworkId, Stored<NetworkSpec>), ConnectError> {
         let wanted = name.clone();
         let known = move |view: &NodeView| view.index().find(|(n, _)| **n == wanted).map(|(_, record)| record.id);
-        let network = match self.handle.view(known).await? {
-            Some(network) => network,
-            None => self.read_network_id(name).await?,
-        };
-        self.followers.follow_listed(network).await?;
-        let spec = self.handle.view(move |view| view.network(network).and_then(|n| n.spec.clone())).await?;
-        let spec = spec.ok_or_else(|| ConnectError::UnknownNetwork(name.clone()))?;
-        if spec.record.state == NetworkState::Deleting {
-            return Err(ConnectError::Deleting(name.clone()));
+        if let Some(network) = self.handle.view(known).await?
+            && let Some(spec) = self.listed_spec(network).await?
+            && spec.record.state == NetworkState::Active
+        {
+            return Ok((network, spec));
         }
-        Ok((network, spec))
+        // The index may lag behind: the name may be that of a network made since.
+        let network = self.read_network_id(name).await?;
+        let spec = self.listed_spec(network).await?.ok_or_else(|| ConnectError::UnknownNetwork(name.clone()))?;
+        match spec.record.state {
+            NetworkState::Active => Ok((network, spec)),
+            NetworkState::Deleting => Err(ConnectError::Deleting(name.clone())),
+        }
     }
 
-    /// For a network so new that the index does not show it yet.
+    async fn listed_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, ConnectError> {
+        self.followers.follow_listed(network).await?;
+        Ok(self.handle.view(move |view| view.network(network).and_then(|n| n.spec.clone())).await?)
+    }
+
+    /// What the store says now: the index may not show the network yet, or still show a former one of that name.
     async fn read_network_id(&self, name: &Name) -> Result<NetworkId, ConnectError> {
         let key = Key::NetworkName(name.clone());
         let deadline = Instant::now() + Duration::from_secs(5);
