@@ -8,6 +8,7 @@
 //! Nothing here knows how Weft works inside: it runs the binary and reads the kernel and etcd.
 
 mod agent_socket;
+pub mod bench;
 pub mod command;
 pub mod dump;
 mod eventually;
