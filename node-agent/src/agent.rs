@@ -2,7 +2,7 @@
 //!
 //! The kernel is left as it is at the end: containers keep talking, and the next agent adopts what it finds.
 
-use std::{future::Future, io, path::PathBuf, sync::Arc};
+use std::{future::Future, path::PathBuf, sync::Arc};
 
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
@@ -13,6 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 use weft_overlay::{
     id::Name,
+    kernel::ObserveError,
     keys::Keyspace,
     store::etcd::{EtcdOptions, EtcdOptionsError, EtcdStore},
     view::{NodeConfig, NodeView},
@@ -38,12 +39,12 @@ use crate::{
     kernel::{
         LinuxKernel, Places,
         dataplane_ns::{DataPlaneNamespace, DataPlaneNamespaceError},
-        host::Host,
-        watch::KernelWatch,
+        host,
+        watch::{KernelWatch, Report, WatchError},
     },
-    names::{NameServer, NameTable, ServerOptions, Upstream},
+    names::{NameServer, ServerOptions, Upstream},
     netns::{Namespace, NetnsError},
-    reconciler::{Notice, Reconciler, chain},
+    reconciler::{Doubt, Reconciler, chain},
     underlay::{UnderlayError, choose_underlay},
 };
 
@@ -88,7 +89,9 @@ pub struct AgentOptions {
 #[derive(Debug, Error)]
 pub enum AgentError {
     /// Its user may not do what an agent does.
-    #[error("the agent needs the capabilities of root (CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo or as a system service")]
+    #[error(
+        "the agent needs the capabilities of root (CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo or as a system service"
+    )]
     Privilege,
     /// No VTEP.
     #[error(transparent)]
@@ -108,15 +111,12 @@ pub enum AgentError {
     /// The firewall cannot be used.
     #[error("preparing the firewall")]
     Firewall(#[from] FirewallError),
-    /// The kernel cannot be read or watched.
-    #[error("{action}")]
-    Kernel {
-        /// What was done.
-        action: &'static str,
-        /// What the kernel said.
-        #[source]
-        cause: io::Error,
-    },
+    /// The host cannot be read.
+    #[error("reading the host's addresses")]
+    Observe(#[from] ObserveError),
+    /// The kernel cannot be watched.
+    #[error("watching the kernel")]
+    Watch(#[from] WatchError),
     /// The socket cannot be made.
     #[error(transparent)]
     Socket(#[from] SocketError),
@@ -170,7 +170,7 @@ struct Parts {
     state: Arc<StateDir>,
     identity: NodeIdentity,
     data_plane: DataPlaneNamespace,
-    host: Host,
+    places: Places,
     facts: NodeFacts,
     store: EtcdStore,
     view: NodeView,
@@ -184,10 +184,7 @@ impl Parts {
         let node = state.node_id(rand::random())?;
         let boot_id = boot_id()?;
         let here = Namespace::current()?;
-        let mut host = Host::new(here.clone());
-        let addresses =
-            host.observe_addresses().map_err(|cause| AgentError::Kernel { action: "listing the host's addresses", cause })?;
-        let underlay = choose_underlay(options.underlay.as_deref(), &addresses)?;
+        let underlay = choose_underlay(options.underlay.as_deref(), &host::addresses(&here)?)?;
         let vtep = underlay.address.ip();
         let data_plane = DataPlaneNamespace::ensure(&options.netns)?;
         let facts = NodeFacts {
@@ -206,7 +203,7 @@ impl Parts {
         Ok(Self {
             state,
             identity: NodeIdentity { node, name: options.node.clone(), vtep, boot_id },
-            host,
+            places: places.clone(),
             store: EtcdStore::connect(options.store.clone()).await?,
             view: NodeView::new(config, options.keys.clone(), underlay.mtu),
             kernel: LinuxKernel::new(places, firewall),
@@ -256,13 +253,12 @@ impl Parts {
             registration: registration.clone(),
             state: self.state,
             data_plane: self.data_plane,
-            host: self.host,
             underlay_ifname: self.underlay_ifname,
             mtu: mtu_in,
             description: description_in,
         };
         upkeep.start(notices, tasks);
-        watch_kernel(&self.facts, handle.clone(), tasks)?;
+        watch_kernel(&self.places, handle.clone(), tasks)?;
 
         let listener = server::bind(&options.socket)?;
         let requests = Arc::new(AgentRequests { attacher, naming, registration, options: options.clone() });
@@ -280,22 +276,39 @@ fn make_naming(options: &AgentOptions, handle: Handle<NodeKernel>) -> Naming<Nod
     let table = Arc::default();
     let upstream = Upstream::new(&options.resolv_conf);
     let settings = ServerOptions { ttl: options.dns_ttl, ..ServerOptions::default() };
-    let server = NameServer::new(Arc::clone(&table), upstream.clone(), settings);
-    Naming::new(handle, table, server, upstream)
+    let server = NameServer::new(Arc::clone(&table), upstream, settings);
+    Naming::new(handle, table, server)
 }
 
 fn watch_kernel(
-    facts: &NodeFacts,
+    places: &Places,
     handle: Handle<NodeKernel>,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<(), AgentError> {
-    let cause = |cause| AgentError::Kernel { action: "watching the kernel", cause };
-    let mut kernel_watch = KernelWatch::start(&facts.host, &facts.data_plane).map_err(cause)?;
+    let kernel_watch = KernelWatch::start(places)?;
     tasks.spawn(async move {
-        while let Some(doubts) = kernel_watch.next().await {
-            handle.doubt(doubts);
+        loop {
+            handle.doubt(doubts_of(kernel_watch.doubts().await));
         }
-        "watching the kernel"
     });
     Ok(())
+}
+
+/// What the kernel's notifications cast doubt on.
+fn doubts_of(reported: crate::kernel::watch::Doubts) -> Vec<Doubt> {
+    let own = std::process::id();
+    let mut doubts: Vec<Doubt> = reported.networks.into_iter().map(Doubt::Network).collect();
+    if reported.everything {
+        doubts.push(Doubt::Everything);
+    }
+    // A transaction of our own changed what it reported; anybody else's may have changed anything.
+    if reported.firewall.iter().any(|committer| *committer != Some(own)) {
+        doubts.push(Doubt::Firewall);
+    }
+    doubts.extend(reported.objects.into_iter().map(|(id, report)| match report {
+        Report::Is(object) => Doubt::Changed(id, Some(object)),
+        Report::Absent => Doubt::Changed(id, None),
+        Report::Changed => Doubt::Object(id),
+    }));
+    doubts
 }

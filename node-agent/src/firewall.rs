@@ -13,6 +13,7 @@ use std::{
 use thiserror::Error;
 use weft_overlay::kernel::{Element, NodeObject, Object, ObjectId, ObserveError, Step, StepError, Table};
 
+pub use crate::kernel::Firewall;
 use crate::netns::{Namespace, NetnsError};
 
 mod content;
@@ -29,19 +30,6 @@ pub use foreign::{HostileChain, Tool};
 use place::Place;
 use sets::table_of;
 use steps::{check_element, element_writes, is_element, is_table, not_ours, refused};
-
-/// The part of the kernel that the firewall adapter carries out.
-pub trait Firewall: Send {
-    /// Reads tables, elements and accepting rules: these, or all. A missing id means that it is not there.
-    ///
-    /// # Errors
-    /// When the kernel cannot be read; then nothing may be concluded.
-    fn observe(&mut self, ids: Option<&BTreeSet<NodeObject>>) -> Result<BTreeMap<NodeObject, Object>, ObserveError>;
-
-    /// Carries out steps about tables, elements and accepting rules; the answers are in the order of the steps. What
-    /// exists already as wanted, or is missing already, is no error. A failed step does not stop the others.
-    fn apply(&mut self, steps: &[Step]) -> Vec<Result<(), StepError>>;
-}
 
 /// Why the firewall could not be opened.
 #[derive(Debug, Error)]

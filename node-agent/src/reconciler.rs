@@ -5,30 +5,30 @@
 //! One thread, one pass at a time. Must not talk to the store.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
 use tokio::sync::{mpsc::UnboundedSender, oneshot};
-use tracing::{debug, info, warn};
+use tracing::warn;
 use weft_overlay::{
-    desired::{Wanted, wanted},
     id::{EndpointId, NetworkId},
-    kernel::{Kernel, KernelState, NetworkObject, Object, ObjectId, ObserveError, Scope, Step},
-    model::EndpointKind,
+    kernel::{Kernel, KernelState, NetworkObject, ObjectId, ObserveError, Scope},
     plan::{Obstacle, Plan, plan, plan_everything},
-    view::NodeView,
+    view::{Knowledge, NodeView},
 };
 
 use crate::api::messages::Counters;
 
 pub use doubt::Doubt;
 use doubt::Doubts;
-use failure::Failures;
+use failure::{Backoff, Failures};
 
+mod belief;
 mod doubt;
 mod failure;
+mod reading;
 
 /// How often everything is read and compared, whatever notifications say.
 const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
@@ -38,9 +38,13 @@ const SANDBOX_AUDIT_INTERVAL: Duration = Duration::from_secs(30);
 const SETTINGS_INTERVAL: Duration = Duration::from_millis(900);
 /// When devices that were put out of use are deleted for good: soon, but not while somebody waits.
 const SWEEP_DELAY: Duration = Duration::from_millis(20);
+/// When that is tried again after it failed.
+const SWEEP_RETRY: Duration = Duration::from_secs(1);
 /// A plan whose devices were remade needs another one; more rounds than this in one pass mean that somebody works
 /// against us, and then others get their turn first.
 const ROUNDS: usize = 4;
+/// When a pass goes on that could not settle everything: because of that somebody, or because the kernel was not readable.
+const RESUME_DELAY: Duration = Duration::from_millis(100);
 
 /// A change of the view, which answers what may be affected.
 pub type Change = Box<dyn FnOnce(&mut NodeView) -> BTreeSet<ObjectId> + Send>;
@@ -91,8 +95,15 @@ pub struct Reconciler<K> {
     kernel: K,
     view: NodeView,
     observed: KernelState,
+    /// What is to be compared with what is wanted.
     dirty: BTreeSet<ObjectId>,
+    /// What cannot be decided or done until more is known, or what is foreign or gone is so no longer.
+    deferred: BTreeSet<ObjectId>,
+    /// What was known when that was last asked.
+    knowledge: Knowledge,
     doubts: Doubts,
+    reads: Backoff,
+    sandbox_reads: Backoff,
     failures: Failures,
     obstacles: BTreeSet<Obstacle>,
     waiting: Vec<(BTreeSet<ObjectId>, oneshot::Sender<Settled>)>,
@@ -118,7 +129,11 @@ impl<K: Kernel> Reconciler<K> {
             view,
             observed: KernelState::default(),
             dirty: BTreeSet::new(),
+            deferred: BTreeSet::new(),
+            knowledge: Knowledge::default(),
             doubts: Doubts::default(),
+            reads: Backoff::default(),
+            sandbox_reads: Backoff::default(),
             failures: Failures::default(),
             obstacles: BTreeSet::new(),
             waiting: Vec::new(),
@@ -131,7 +146,8 @@ impl<K: Kernel> Reconciler<K> {
     /// Runs until every sender of inputs is gone. The kernel is left as it is.
     pub fn run(mut self, inputs: &mpsc::Receiver<Input<K>>) {
         loop {
-            let wait = self.next_wake().saturating_duration_since(Instant::now());
+            let now = Instant::now();
+            let wait = self.next_wake(now).saturating_duration_since(now);
             match inputs.recv_timeout(wait) {
                 Ok(input) => {
                     self.take(input);
@@ -167,13 +183,17 @@ impl<K: Kernel> Reconciler<K> {
 
     /// One pass: reads what is in doubt, does what is to be done, answers who waits.
     pub fn pass(&mut self) {
-        let began = Instant::now();
+        self.pass_at(Instant::now());
+    }
+
+    fn pass_at(&mut self, now: Instant) {
         self.counters.passes += 1;
-        self.fall_due(began);
-        self.resolve_doubts();
-        self.converge(began);
+        self.fall_due(now);
+        self.ask_again_when_more_is_known();
+        self.resolve_doubts(now);
+        self.converge(now);
         self.tell();
-        self.sweep_if_due();
+        self.sweep_if_due(now);
     }
 
     /// The view that is being reconciled.
@@ -211,7 +231,12 @@ impl<K: Kernel> Reconciler<K> {
                 String::from_utf8_lossy(key)
             )
         });
-        let errors = self.failures.texts().chain(self.obstacles.iter().map(ToString::to_string)).chain(quarantined);
+        let unread = [&self.reads, &self.sandbox_reads].into_iter().filter_map(|reads| reads.error());
+        let unread = unread.map(|error| format!("the kernel could not be read: {error}"));
+        let errors = unread
+            .chain(self.failures.texts())
+            .chain(self.obstacles.iter().map(ToString::to_string))
+            .chain(quarantined);
         (pending, errors.collect())
     }
 
@@ -221,18 +246,18 @@ impl<K: Kernel> Reconciler<K> {
     /// When the kernel cannot be read.
     pub fn preview(&mut self) -> Result<(KernelState, Plan), ObserveError> {
         let mut fresh = self.kernel.observe(&Scope::Everything)?;
-        let places = self.places();
+        let places = self.places(self.sandboxes());
         fresh.objects.extend(self.kernel.observe(&Scope::Sandboxes(places))?.objects);
         let plan = plan_everything(&self.view, &fresh);
         Ok((fresh, plan))
     }
 
-    fn next_wake(&self) -> Instant {
-        let now = Instant::now();
-        let soon = [self.schedule.sweep, self.failures.next_retry()].into_iter().flatten();
+    fn next_wake(&self, now: Instant) -> Instant {
         let fixed = [self.schedule.audit, self.schedule.sandboxes, self.schedule.settings];
-        let next = soon.chain(fixed).min().unwrap_or(now);
-        if self.dirty.is_empty() && self.doubts.is_empty() { next } else { next.min(now + Duration::from_millis(1)) }
+        let unsettled = !self.dirty.is_empty() || !self.doubts.is_empty();
+        let resume = unsettled.then_some(now + RESUME_DELAY);
+        let soon = [self.schedule.sweep, self.failures.next_retry(), resume].into_iter().flatten();
+        soon.chain(fixed).min().unwrap_or(now)
     }
 
     fn fall_due(&mut self, now: Instant) {
@@ -245,150 +270,72 @@ impl<K: Kernel> Reconciler<K> {
         }
         if now >= self.schedule.sandboxes {
             self.schedule.sandboxes = now + SANDBOX_AUDIT_INTERVAL;
-            self.doubts.sandboxes.extend(self.places().into_keys());
+            let sandboxes: Vec<ObjectId> = self.sandboxes().collect();
+            self.doubts.sandboxes.extend(sandboxes);
         }
         if now >= self.schedule.settings {
             self.schedule.settings = now + SETTINGS_INTERVAL;
-            self.doubts.add_settings(&self.observed);
+            let networks = self.view.networks().map(|(network, _)| network);
+            self.doubts.add_settings(&self.observed, networks);
         }
-        self.dirty.extend(self.failures.due(now));
+        self.dirty.extend(self.failures.take_due(now));
     }
 
-    fn resolve_doubts(&mut self) {
-        for scope in self.doubts.take_scopes() {
-            self.observe(&scope);
-        }
-        let lost_ports = self.lost_ports();
-        self.doubts.sandboxes.extend(lost_ports);
-        let sandboxes = std::mem::take(&mut self.doubts.sandboxes);
-        if !sandboxes.is_empty() {
-            let mut places = self.places();
-            places.retain(|id, _| sandboxes.contains(id));
-            self.observe(&Scope::Sandboxes(places));
+    fn ask_again_when_more_is_known(&mut self) {
+        let knowledge = self.view.knowledge();
+        if knowledge != self.knowledge {
+            self.knowledge = knowledge;
+            self.dirty.append(&mut self.deferred);
         }
     }
 
-    fn observe(&mut self, scope: &Scope) {
-        match self.kernel.observe(scope) {
-            Ok(read) => {
-                let differing = self.observed.absorb(scope, read);
-                self.dirty.extend(differing);
-            }
-            Err(error) => {
-                warn!(error = %chain(&error), "reading the kernel");
-                self.counters.failures += 1;
-                self.doubts.put_back(scope);
-            }
-        }
-    }
-
-    /// Sandboxes whose port has vanished although it was made: the container may have gone with it.
-    fn lost_ports(&self) -> Vec<ObjectId> {
-        let is_lost = |id: &ObjectId| match id {
-            ObjectId::Network(network, NetworkObject::Port(endpoint)) => {
-                let sandbox = ObjectId::Network(*network, NetworkObject::Sandbox(*endpoint));
-                let known = self.observed.objects.contains_key(&sandbox);
-                let registered = self.view.local(*endpoint).is_some_and(|local| local.registered);
-                (!self.observed.objects.contains_key(id) && (known || registered)).then_some(sandbox)
-            }
-            ObjectId::Network(..) | ObjectId::Node(_) => None,
-        };
-        self.dirty.iter().filter_map(is_lost).collect()
-    }
-
-    /// Where the containers of this node are, as far as their sandboxes are wanted.
-    fn places(&self) -> BTreeMap<ObjectId, weft_overlay::kernel::Place> {
-        let networks: Vec<NetworkId> = self.view.networks().map(|(network, _)| network).collect();
-        let locals = networks.iter().flat_map(|network| self.view.locals_in(*network));
-        let containers = locals.filter(|local| local.record.kind == EndpointKind::Container);
-        let ids = containers.map(|local| ObjectId::Network(local.network, NetworkObject::Sandbox(local.record.id)));
-        let place = |id: ObjectId| match wanted(&self.view, &id) {
-            Wanted::Exactly(Object::Sandbox(state)) => Some((id, state.place)),
-            _ => None,
-        };
-        ids.filter_map(place).collect()
-    }
-
-    fn converge(&mut self, began: Instant) {
+    fn converge(&mut self, now: Instant) {
         for _ in 0..ROUNDS {
-            let ids = std::mem::take(&mut self.dirty);
+            let ids = self.take_decidable();
             if ids.is_empty() {
                 return;
             }
             let plan = plan(&self.view, &self.observed, &ids);
-            self.note_obstacles(&ids, &plan);
             self.failures.forget_settled(&ids, &plan);
-            if plan.steps.is_empty() {
-                continue;
+            self.defer(&ids, &plan);
+            self.note_obstacles(&ids, &plan);
+            if !plan.steps.is_empty() {
+                self.apply(&plan, now);
+                self.resolve_doubts(now);
             }
-            self.apply(&plan, began);
-            self.resolve_doubts();
         }
     }
 
-    fn apply(&mut self, plan: &Plan, began: Instant) {
-        let results = self.kernel.apply(&plan.steps);
-        let mut failed = 0;
-        for (step, result) in plan.steps.iter().zip(results) {
-            match result {
-                Ok(()) => self.believe(step),
-                Err(error) => {
-                    failed += 1;
-                    self.failures.note(step.id(), &chain(&error), Instant::now());
-                    self.doubts.objects.insert(step.id().clone());
-                }
-            }
+    /// What is dirty, without that of which it is not known how it is now: nothing is planned on an outdated reading.
+    fn take_decidable(&mut self) -> BTreeSet<ObjectId> {
+        let dirty = std::mem::take(&mut self.dirty);
+        if self.doubts.is_empty() {
+            return dirty;
         }
-        self.counters.writes += (plan.steps.len() - failed) as u64;
-        self.counters.failures += failed as u64;
-        let elapsed_ms = began.elapsed().as_secs_f64() * 1000.0;
-        info!(planned = plan.steps.len(), failed, elapsed_ms, steps = ?plan.summary(), "pass changed the kernel");
-        for step in &plan.steps {
-            debug!(%step, "step");
-        }
+        let (unread, ids) = dirty.into_iter().partition(|id| self.doubts.covers(id));
+        self.dirty = unread;
+        ids
     }
 
-    /// Takes what a successful step returned for the kernel's state, and doubts what the kernel may have dropped with it.
-    fn believe(&mut self, step: &Step) {
-        let id = step.id();
-        match step.result() {
-            Some(object) => self.observed.objects.insert(id.clone(), object.clone()),
-            None => self.observed.objects.remove(id),
-        };
-        self.failures.forget(id);
-        let ObjectId::Network(network, object) = id else { return };
-        match object {
-            NetworkObject::Bridge | NetworkObject::Vxlan | NetworkObject::Leg if drops_others(step) => {
-                self.doubts.networks.insert(*network);
+    fn defer(&mut self, ids: &BTreeSet<ObjectId>, plan: &Plan) {
+        if !self.deferred.is_empty() {
+            for id in ids {
+                self.deferred.remove(id);
             }
-            NetworkObject::Port(endpoint) => {
-                if matches!(step, Step::Delete(..)) {
-                    self.observed.objects.remove(&ObjectId::Network(*network, NetworkObject::Sandbox(*endpoint)));
-                    self.schedule.sweep.get_or_insert_with(|| Instant::now() + SWEEP_DELAY);
-                }
-                let rows = self.rows_of(*network, *endpoint);
-                self.doubts.objects.extend(rows);
-            }
-            _ => {}
         }
-    }
-
-    /// Rows that leave the bridge with an endpoint's port: they were there before a replaced one was attached again.
-    fn rows_of(&self, network: NetworkId, endpoint: EndpointId) -> Option<ObjectId> {
-        let local = self.view.local(endpoint)?;
-        let row = ObjectId::Network(network, NetworkObject::BridgeFdb(local.record.mac));
-        self.observed.objects.contains_key(&row).then_some(row)
+        self.deferred.extend(plan.deferred.iter().cloned());
     }
 
     fn note_obstacles(&mut self, ids: &BTreeSet<ObjectId>, plan: &Plan) {
-        self.obstacles.retain(|obstacle| !ids.contains(&obstacle_id(obstacle)));
+        let gone = |obstacle: &Obstacle| ids.contains(&obstacle_id(obstacle)) && !plan.obstacles.contains(obstacle);
+        self.obstacles.retain(|obstacle| !gone(obstacle));
         for obstacle in &plan.obstacles {
-            if let Obstacle::SandboxGone(network, endpoint) = obstacle {
-                self.notify(Notice::SandboxGone(*network, *endpoint));
-            } else if !self.obstacles.contains(obstacle) {
+            if self.obstacles.insert(obstacle.clone()) {
                 warn!(%obstacle, "obstacle");
             }
-            self.obstacles.insert(obstacle.clone());
+            if let Obstacle::SandboxGone(network, endpoint) = obstacle {
+                self.notify(Notice::SandboxGone(*network, *endpoint));
+            }
         }
     }
 
@@ -399,8 +346,31 @@ impl<K: Kernel> Reconciler<K> {
         }
         for (ids, done) in std::mem::take(&mut self.waiting) {
             // Nobody waits any more when this fails.
-            done.send(self.failures.texts_of(&ids)).ok();
+            done.send(self.unsettled(&ids)).ok();
         }
+    }
+
+    /// Why these objects are not as they should be, as far as they are not.
+    fn unsettled(&self, ids: &BTreeSet<ObjectId>) -> Settled {
+        let deferred: BTreeSet<Option<NetworkId>> =
+            ids.iter().filter(|id| self.deferred.contains(id)).map(ObjectId::network).collect();
+        let mut texts = self.failures.texts_of(ids);
+        let concerns = |obstacle: &&Obstacle| {
+            let id = obstacle_id(obstacle);
+            ids.contains(&id) || (matches!(obstacle, Obstacle::Foreign(..)) && deferred.contains(&id.network()))
+        };
+        texts.extend(self.obstacles.iter().filter(concerns).map(ToString::to_string));
+        for network in deferred.into_iter().flatten() {
+            if !self.knowledge.loaded {
+                texts.push(format!("network {network}: the networks of this node are not known yet"));
+            } else if self.knowledge.unlisted.contains(&network) {
+                texts.push(format!("network {network} is not listed yet"));
+            }
+        }
+        let reason = self.reads.error().or(self.sandbox_reads.error()).unwrap_or("it keeps being changed");
+        let dirty = ids.iter().filter(|id| self.dirty.contains(id));
+        texts.extend(dirty.map(|id| format!("{id}: not settled: {reason}")));
+        texts
     }
 
     fn notify(&self, notice: Notice) {
@@ -408,33 +378,15 @@ impl<K: Kernel> Reconciler<K> {
         self.notices.send(notice).ok();
     }
 
-    fn sweep_if_due(&mut self) {
-        if self.schedule.sweep.is_none_or(|due| due > Instant::now()) {
+    fn sweep_if_due(&mut self, now: Instant) {
+        if self.schedule.sweep.is_none_or(|due| due > now) {
             return;
         }
         self.schedule.sweep = None;
         if let Err(error) = self.kernel.sweep() {
             warn!(error = %chain(&error), "deleting devices that are out of use");
-            self.schedule.sweep = Some(Instant::now() + Duration::from_secs(1));
+            self.schedule.sweep = Some(now + SWEEP_RETRY);
         }
-    }
-}
-
-/// Whether the kernel drops rows or ports along with this step. A changed MTU does not.
-fn drops_others(step: &Step) -> bool {
-    match step {
-        Step::Create(..) | Step::Delete(..) => true,
-        Step::Replace { observed: Object::Bridge(old), desired: Object::Bridge(new), .. } => {
-            (old.mac, old.up) != (new.mac, new.up)
-        }
-        Step::Replace { observed: Object::Leg(old), desired: Object::Leg(new), .. } => {
-            (old.mac, old.attached) != (new.mac, new.attached)
-        }
-        Step::Replace { observed: Object::Vxlan(old), desired: Object::Vxlan(new), .. } => {
-            let fixed = |v: &weft_overlay::kernel::Vxlan| (v.vni, v.local, v.port, v.mac, v.attached, v.tuned);
-            fixed(old) != fixed(new)
-        }
-        Step::Replace { .. } => true,
     }
 }
 

@@ -69,9 +69,8 @@ pub fn everything(view: &NodeView) -> Vec<(ObjectId, Object)> {
 
 /// The MTU in bytes of a network: the user's, or the smallest that all members can carry.
 pub fn network_mtu(view: &NodeView, network: &NetworkView, spec: &NetworkSpec) -> u32 {
-    let own = view.underlay_mtu;
-    let others = network.members.iter().filter(|(node, _)| **node != view.config.node);
-    let smallest = others.map(|(_, member)| member.record.underlay_mtu).fold(own, u32::min);
+    let others = network.smallest_underlay_mtu(view.config.node);
+    let smallest = others.map_or(view.underlay_mtu, |others| others.min(view.underlay_mtu));
     let carried = smallest.saturating_sub(encapsulation_overhead(view.config.vtep)).max(LOWEST_MTU);
     spec.mtu.unwrap_or(carried)
 }
@@ -119,7 +118,9 @@ fn element_object(view: &NodeView, element: &Element) -> Option<Object> {
                     .published
                     .iter()
                     .find(|p| p.protocol == *protocol && p.host_ip == *host_ip && p.host_port == *host_port)?;
-                Some(Object::Published(local.record.primary_address()?, published.port))
+                // A packet cannot be led to an address of the other family.
+                let same_family = |ip: &IpAddr| host_ip.is_none_or(|host| host.is_ipv4() == ip.is_ipv4());
+                Some(Object::Published(local.record.addresses().find(same_family)?, published.port))
             })
         }),
         Element::PortMac(port, mac) => present(local_behind(view, port).is_some_and(|record| record.mac == *mac)),
@@ -171,7 +172,7 @@ impl<'a> Active<'a> {
             NetworkObject::BridgeFdb(mac) => self.holder_of(*mac).map(|holder| Object::BridgeFdb(self.port_to(holder))),
             NetworkObject::TunnelFdb(mac) => {
                 let holder = self.holder_of(*mac)?;
-                (holder.node != self.view.config.node).then_some(Object::TunnelFdb(holder.vtep))
+                (!self.is_own(holder)).then_some(Object::TunnelFdb(holder.vtep))
             }
             NetworkObject::Flood(vtep) => self.has_peer(*vtep).then_some(Object::Present),
             NetworkObject::Neighbour(ip) => self.mac_of(*ip).map(Object::Neighbour),
@@ -255,26 +256,29 @@ impl<'a> Active<'a> {
         if self.leg.addresses().any(|own| own == ip) {
             return Some(self.leg.mac);
         }
-        if let Some(stored) = self.content.endpoint_with(ip)
-            && !self.view.is_detaching(stored.record.id)
-        {
-            return Some(stored.record.mac);
-        }
-        let pending = self.view.locals_in(self.network).filter(|local| !local.registered);
-        pending.map(|local| local.record).find(|record| record.addresses().any(|a| a == ip)).map(|record| record.mac)
+        let stored = self.content.endpoints_with(ip).map(|stored| &stored.record);
+        let pending = self.pending().filter(|record| record.addresses().any(|a| a == ip));
+        stored.chain(pending).find(|record| self.is_in_use(record)).map(|record| record.mac)
     }
 
-    /// Who has a MAC: where several claim it, one on this node, then the one with the lowest address.
+    /// Who has a MAC: where several claim it, one on this node, then the one with the lowest address. Who is only being
+    /// registered takes nothing from who is.
     fn holder_of(&self, mac: Mac) -> Option<&'a EndpointRecord> {
-        let own = self.view.config.node;
-        let stored = self.content.endpoints_with_mac(mac).map(|stored| &stored.record);
-        let pending = self.view.locals_in(self.network).filter(|local| !local.registered).map(|local| local.record);
-        let claims: Vec<&EndpointRecord> = stored
-            .chain(pending.filter(|record| record.mac == mac))
-            .filter(|record| !self.view.is_detaching(record.id))
-            .filter(|record| record.node != own || self.is_here(record))
-            .collect();
-        claims.iter().find(|record| record.node == own).or_else(|| claims.first()).copied()
+        let stored = || self.content.endpoints_with_mac(mac).map(|s| &s.record).filter(|r| self.is_in_use(r));
+        let pending = || self.pending().find(|record| record.mac == mac && self.is_in_use(record));
+        stored().find(|record| self.is_own(record)).or_else(|| stored().next()).or_else(pending)
+    }
+
+    fn pending(&self) -> impl Iterator<Item = &'a EndpointRecord> {
+        self.view.pending_in(self.network).map(|local| local.record)
+    }
+
+    fn is_own(&self, record: &EndpointRecord) -> bool {
+        record.node == self.view.config.node
+    }
+
+    fn is_in_use(&self, record: &EndpointRecord) -> bool {
+        !self.view.is_detaching(record.id) && (!self.is_own(record) || self.is_here(record))
     }
 
     fn is_here(&self, record: &EndpointRecord) -> bool {
@@ -283,7 +287,7 @@ impl<'a> Active<'a> {
 
     fn port_to(&self, record: &EndpointRecord) -> FdbPort {
         match record.kind {
-            _ if record.node != self.view.config.node => FdbPort::Vxlan,
+            _ if !self.is_own(record) => FdbPort::Vxlan,
             EndpointKind::Leg => FdbPort::Leg,
             EndpointKind::Container => FdbPort::Port(record.id),
         }
@@ -302,12 +306,19 @@ impl<'a> Active<'a> {
 
     fn is_local_address(&self, ip: IpAddr) -> bool {
         self.spec.subnets.iter().any(|s| s.subnet.contains(ip))
-            && self.containers().any(|local| local.record.addresses().any(|a| a == ip))
+            && (self.content.endpoints_with(ip).any(|stored| self.is_local(&stored.record))
+                || self.pending().any(|record| self.is_local(record) && record.addresses().any(|a| a == ip)))
     }
 
+    fn is_local(&self, record: &EndpointRecord) -> bool {
+        record.kind == EndpointKind::Container && self.is_own(record) && self.is_in_use(record)
+    }
+
+    /// Whether another member is behind this address. Our own is never: a node that lost its identity finds its former
+    /// one among the members until the controller has given that up, and would send everything to itself.
     fn has_peer(&self, vtep: IpAddr) -> bool {
         let peers = self.content.members.iter().filter(|(node, _)| **node != self.view.config.node);
-        peers.map(|(_, member)| member.record.vtep).any(|peer| peer == vtep)
+        vtep != self.view.config.vtep && peers.map(|(_, member)| member.record.vtep).any(|peer| peer == vtep)
     }
 
     fn has_subnet(&self, subnet: IpNetwork) -> bool {

@@ -279,16 +279,39 @@ impl KernelState {
             .take_while(move |(id, _)| id.network() == Some(network))
     }
 
-    /// Replaces what is known within a scope by what was read; answers the ids that differ from what was known.
+    /// The objects that the node has once.
+    pub fn node(&self) -> impl Iterator<Item = (&ObjectId, &Object)> {
+        self.objects.iter().take_while(|(id, _)| id.network().is_none())
+    }
+
+    /// Replaces what is known within a scope by what was read; answers the ids that differ from what was known. Costs as
+    /// much as the scope holds, not as much as is known.
     pub fn absorb(&mut self, scope: &Scope, read: Self) -> BTreeSet<ObjectId> {
-        let (covered, kept): (BTreeMap<_, _>, BTreeMap<_, _>) =
-            std::mem::take(&mut self.objects).into_iter().partition(|(id, _)| scope.covers(id));
-        self.objects = kept;
-        let vanished = covered.keys().filter(|id| !read.objects.contains_key(id)).cloned();
-        let new = read.objects.iter().filter(|(id, object)| covered.get(id) != Some(object)).map(|(id, _)| id.clone());
-        let differing = vanished.chain(new).collect();
-        self.objects.extend(read.objects);
+        let mut differing = self.missing_from(&read, scope);
+        for id in &differing {
+            self.objects.remove(id);
+        }
+        for (id, object) in read.objects {
+            if self.objects.get(&id) != Some(&object) {
+                differing.insert(id.clone());
+                self.objects.insert(id, object);
+            }
+        }
         differing
+    }
+
+    /// What is known within a scope and was not read.
+    fn missing_from(&self, read: &Self, scope: &Scope) -> BTreeSet<ObjectId> {
+        let missing = |ids: &mut dyn Iterator<Item = &ObjectId>| -> BTreeSet<ObjectId> {
+            ids.filter(|id| !read.objects.contains_key(id) && scope.covers(id)).cloned().collect()
+        };
+        match scope {
+            Scope::Everything => missing(&mut self.objects.keys()),
+            Scope::Node => missing(&mut self.node().map(|(id, _)| id)),
+            Scope::Network(network) => missing(&mut self.network(*network).map(|(id, _)| id)),
+            Scope::Objects(ids) => missing(&mut ids.iter().filter(|id| self.objects.contains_key(id))),
+            Scope::Sandboxes(places) => missing(&mut places.keys().filter(|id| self.objects.contains_key(id))),
+        }
     }
 }
 
@@ -304,6 +327,11 @@ impl ObjectId {
     /// Whether it lies inside a container's namespace.
     pub fn is_sandbox(&self) -> bool {
         matches!(self, Self::Network(_, NetworkObject::Sandbox(_)))
+    }
+
+    /// Whether others cannot be written while it is foreign or gone: devices, tables, and what is inside of containers.
+    pub fn carries_others(&self) -> bool {
+        self.is_device() || self.is_sandbox() || matches!(self, Self::Node(NodeObject::Table(_)))
     }
 
     /// Whether it is a device, whose loss takes other objects along.

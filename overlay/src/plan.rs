@@ -3,12 +3,15 @@
 //! Compares only the objects that it is asked about. Leaves no choice to execution time, and never touches what is not
 //! ours or not known.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use crate::{
     desired::{Wanted, wanted},
     id::{EndpointId, NetworkId},
-    kernel::{KernelState, NetworkObject, NodeObject, Object, ObjectId, Step},
+    kernel::{Element, FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Step, Table},
     view::NodeView,
 };
 
@@ -19,6 +22,8 @@ pub struct Plan {
     pub steps: Vec<Step>,
     /// What is in the way.
     pub obstacles: Vec<Obstacle>,
+    /// What waits for more knowledge, or for something that is foreign or gone to be so no longer: to be asked again then.
+    pub deferred: BTreeSet<ObjectId>,
 }
 
 /// Something that keeps an object from being as it should be and that a plan must not remove.
@@ -34,21 +39,25 @@ pub enum Obstacle {
 pub fn plan<'a>(view: &NodeView, observed: &KernelState, ids: impl IntoIterator<Item = &'a ObjectId>) -> Plan {
     let mut plan = Plan::default();
     for id in ids {
-        let there = observed.objects.get(id);
-        match (wanted(view, id), there) {
-            (Wanted::Unknown, _) | (Wanted::Absent, None | Some(Object::Foreign(_))) => {}
-            (Wanted::Absent, Some(object)) => plan.steps.push(Step::Delete(id.clone(), object.clone())),
+        match (wanted(view, id), observed.objects.get(id)) {
+            (Wanted::Absent, None | Some(Object::Foreign(_))) => {}
+            (Wanted::Exactly(desired), Some(object)) if desired == *object => {}
             (Wanted::Exactly(_), Some(Object::Foreign(what))) => {
                 plan.obstacles.push(Obstacle::Foreign(id.clone(), what.clone()));
             }
             (Wanted::Exactly(_), Some(Object::Gone)) => plan.obstacles.extend(gone(id)),
-            (Wanted::Exactly(desired), Some(object)) if desired == *object => {}
-            (Wanted::Exactly(_), None) if has_no_sandbox(observed, id) => {}
-            (Wanted::Exactly(_), _) if id.network().is_some_and(|network| is_blocked(observed, network)) => {}
-            (Wanted::Exactly(desired), Some(object)) => {
-                plan.steps.push(Step::Replace { id: id.clone(), observed: object.clone(), desired })
+            (Wanted::Absent, Some(object)) if !is_on_foreign(observed, id, object) => {
+                plan.steps.push(Step::Delete(id.clone(), object.clone()));
             }
-            (Wanted::Exactly(desired), None) => plan.steps.push(Step::Create(id.clone(), desired)),
+            (Wanted::Exactly(desired), there) if has_ground(observed, id, &desired) => {
+                plan.steps.push(match there.cloned() {
+                    Some(observed) => Step::Replace { id: id.clone(), observed, desired },
+                    None => Step::Create(id.clone(), desired),
+                });
+            }
+            (Wanted::Unknown | Wanted::Absent | Wanted::Exactly(_), _) => {
+                plan.deferred.insert(id.clone());
+            }
         }
     }
     plan.steps.sort_by_key(rank);
@@ -62,15 +71,74 @@ pub fn plan_everything(view: &NodeView, observed: &KernelState) -> Plan {
     plan(view, observed, &ids)
 }
 
-/// Under a foreign bridge nothing of ours can stand.
-fn is_blocked(observed: &KernelState, network: NetworkId) -> bool {
-    let bridge = observed.objects.get(&ObjectId::Network(network, NetworkObject::Bridge));
-    matches!(bridge, Some(Object::Foreign(_)))
+/// Whether an object can be made or changed: nothing of ours stands under a foreign bridge or on a foreign device or table,
+/// and a port and the row that leads to it need the container's namespace.
+fn has_ground(observed: &KernelState, id: &ObjectId, desired: &Object) -> bool {
+    let bridge = id.network().map(|network| ObjectId::Network(network, NetworkObject::Bridge));
+    let under_foreign = bridge.is_some_and(|bridge| bridge != *id && is_foreign(observed, &bridge));
+    !under_foreign && !is_on_foreign(observed, id, desired) && !has_lost_sandbox(observed, id, desired)
 }
 
-/// Without its container's namespace a port cannot be made.
-fn has_no_sandbox(observed: &KernelState, id: &ObjectId) -> bool {
-    let ObjectId::Network(network, NetworkObject::Port(endpoint)) = id else { return false };
+/// Whether writing to an object would write to a device or a table that is not ours.
+fn is_on_foreign(observed: &KernelState, id: &ObjectId, object: &Object) -> bool {
+    match id {
+        ObjectId::Node(NodeObject::Element(element)) => {
+            is_foreign(observed, &ObjectId::Node(NodeObject::Table(table_of(element))))
+        }
+        ObjectId::Node(_) => false,
+        ObjectId::Network(network, name) => {
+            devices_under(name, object).any(|device| is_foreign(observed, &ObjectId::Network(*network, device)))
+        }
+    }
+}
+
+fn is_foreign(observed: &KernelState, id: &ObjectId) -> bool {
+    matches!(observed.objects.get(id), Some(Object::Foreign(_)))
+}
+
+/// The devices that an address, a route or a row is written to. A device is written to as itself.
+fn devices_under(name: &NetworkObject, object: &Object) -> impl Iterator<Item = NetworkObject> {
+    let devices = match (name, object) {
+        (NetworkObject::LegAddress(_) | NetworkObject::LegRoute(_), _) => [Some(NetworkObject::Leg), None],
+        (NetworkObject::TunnelFdb(_) | NetworkObject::Flood(_), _) => [Some(NetworkObject::Vxlan), None],
+        (NetworkObject::Neighbour(_), _) => [Some(NetworkObject::Bridge), None],
+        (NetworkObject::Sandbox(endpoint), _) => [Some(NetworkObject::Port(*endpoint)), None],
+        (NetworkObject::BridgeFdb(_), Object::BridgeFdb(port)) => [Some(NetworkObject::Bridge), device_of(*port)],
+        (NetworkObject::BridgeFdb(_), _) => [Some(NetworkObject::Bridge), None],
+        (NetworkObject::Bridge | NetworkObject::Vxlan | NetworkObject::Leg | NetworkObject::Port(_), _) => [None, None],
+    };
+    devices.into_iter().flatten()
+}
+
+fn device_of(port: FdbPort) -> Option<NetworkObject> {
+    match port {
+        FdbPort::Vxlan => Some(NetworkObject::Vxlan),
+        FdbPort::Leg => Some(NetworkObject::Leg),
+        FdbPort::Port(endpoint) => Some(NetworkObject::Port(endpoint)),
+        FdbPort::Other => None,
+    }
+}
+
+fn table_of(element: &Element) -> Table {
+    match element {
+        Element::PortMac(..) | Element::PortAddress(..) | Element::Gateway(_) => Table::DataPlane,
+        Element::AcceptedPair(..)
+        | Element::Vtep(_)
+        | Element::Leg(_)
+        | Element::InternalLeg(_)
+        | Element::OverlaySubnet(_)
+        | Element::MasqueradedSubnet(_)
+        | Element::LocalEndpoint(_)
+        | Element::Published(..) => Table::Host,
+    }
+}
+
+fn has_lost_sandbox(observed: &KernelState, id: &ObjectId, desired: &Object) -> bool {
+    let (network, endpoint) = match (id, desired) {
+        (ObjectId::Network(network, NetworkObject::Port(endpoint)), _) => (network, endpoint),
+        (ObjectId::Network(network, _), Object::BridgeFdb(FdbPort::Port(endpoint))) => (network, endpoint),
+        _ => return false,
+    };
     let sandbox = observed.objects.get(&ObjectId::Network(*network, NetworkObject::Sandbox(*endpoint)));
     matches!(sandbox, Some(Object::Gone))
 }

@@ -6,20 +6,24 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, Ipv6Addr},
+    net::IpAddr,
 };
 
-pub use crate::claims::Stored;
 use crate::{
     codec::{DecodeError, decode_record},
-    id::{EndpointId, Mac, Name, NetworkId, NodeId},
+    id::{EndpointId, Name, NetworkId, NodeId},
     kernel::ObjectId,
     keys::{Key, Keyspace},
-    model::{EndpointKind, EndpointRecord, MemberRecord, NetworkNameRecord, NetworkSpec},
+    model::{EndpointKind, EndpointRecord, EndpointReference, MemberRecord, NetworkNameRecord, NetworkSpec},
     txn::{KeyValue, Revision},
 };
 
+pub use network::NetworkView;
+
+pub use crate::claims::Stored;
+
 mod affected;
+mod network;
 
 /// What does not change while the agent runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,26 +52,24 @@ pub struct NodeView {
     pending: BTreeMap<EndpointId, (NetworkId, EndpointRecord)>,
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
-    quarantine: BTreeMap<Vec<u8>, String>,
+    quarantine: BTreeMap<Vec<u8>, Unreadable>,
     changes: BTreeSet<(NetworkId, IpAddr)>,
 }
 
-/// One network that the node follows.
-#[derive(Debug, Clone, Default)]
-pub struct NetworkView {
-    complete: bool,
-    /// Up to which revision it is known.
-    pub revision: Revision,
-    /// Its specification.
-    pub spec: Option<Stored<NetworkSpec>>,
-    /// Its members.
-    pub members: BTreeMap<NodeId, Stored<MemberRecord>>,
-    endpoints: BTreeMap<IpAddr, Stored<EndpointRecord>>,
-    by_id: BTreeMap<EndpointId, IpAddr>,
-    by_mac: BTreeSet<(Mac, IpAddr)>,
-    by_ipv6: BTreeMap<Ipv6Addr, IpAddr>,
-    legs: BTreeMap<NodeId, IpAddr>,
-    by_node: BTreeSet<(NodeId, IpAddr)>,
+/// A value that could not be read.
+#[derive(Debug, Clone)]
+struct Unreadable {
+    reason: String,
+    revision: Revision,
+}
+
+/// How much is known. Whatever is undecided for want of knowledge must be asked again when this changes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Knowledge {
+    /// Whether it is known which networks concern this node.
+    pub loaded: bool,
+    /// Networks that are followed but not listed yet.
+    pub unlisted: BTreeSet<NetworkId>,
 }
 
 /// An endpoint of this node, registered or about to be.
@@ -109,7 +111,7 @@ impl NodeView {
 
     /// A network that is followed and has been listed completely.
     pub fn network(&self, network: NetworkId) -> Option<&NetworkView> {
-        self.networks.get(&network).filter(|n| n.complete)
+        self.networks.get(&network).filter(|n| n.is_complete())
     }
 
     /// Whether the network is followed, completely listed or not.
@@ -119,17 +121,22 @@ impl NodeView {
 
     /// The networks that are followed and completely listed.
     pub fn networks(&self) -> impl Iterator<Item = (NetworkId, &NetworkView)> {
-        self.networks.iter().filter(|(_, n)| n.complete).map(|(id, n)| (*id, n))
+        self.networks.iter().filter(|(_, n)| n.is_complete()).map(|(id, n)| (*id, n))
     }
 
     /// Networks that are followed but not listed yet.
     pub fn unlisted(&self) -> impl Iterator<Item = NetworkId> + '_ {
-        self.networks.iter().filter(|(_, n)| !n.complete).map(|(id, _)| *id)
+        self.networks.iter().filter(|(_, n)| !n.is_complete()).map(|(id, _)| *id)
+    }
+
+    /// How much is known.
+    pub fn knowledge(&self) -> Knowledge {
+        Knowledge { loaded: self.is_loaded(), unlisted: self.unlisted().collect() }
     }
 
     /// Values of the store that could not be read, with the reason; their last good version stays in force.
     pub fn quarantine(&self) -> impl Iterator<Item = (&[u8], &str)> {
-        self.quarantine.iter().map(|(key, reason)| (key.as_slice(), reason.as_str()))
+        self.quarantine.iter().map(|(key, unreadable)| (key.as_slice(), unreadable.reason.as_str()))
     }
 
     /// Whether an endpoint is being removed.
@@ -143,12 +150,8 @@ impl NodeView {
             return None;
         }
         let registered = self.networks().find_map(|(network, view)| {
-            let stored = view.endpoint_by_id(endpoint)?;
-            (stored.record.node == self.config.node).then_some(LocalEndpoint {
-                network,
-                record: &stored.record,
-                registered: true,
-            })
+            let stored = view.endpoints_by_id(endpoint).find(|stored| stored.record.node == self.config.node)?;
+            Some(LocalEndpoint { network, record: &stored.record, registered: true })
         });
         registered.or_else(|| {
             let (network, record) = self.pending.get(&endpoint)?;
@@ -163,30 +166,30 @@ impl NodeView {
             .into_iter()
             .flat_map(move |view| view.endpoints_of(self.config.node))
             .map(move |stored| LocalEndpoint { network, record: &stored.record, registered: true });
-        let pending = self
-            .pending
+        let registered = registered.filter(|local| !self.detaching.contains(&local.record.id));
+        registered.chain(self.pending_in(network))
+    }
+
+    /// The endpoints of this node in a network that are being registered. Costs as much as there are of those.
+    pub fn pending_in(&self, network: NetworkId) -> impl Iterator<Item = LocalEndpoint<'_>> {
+        let own = self.config.node;
+        let is_registered = move |endpoint: EndpointId| {
+            let stored = self.network(network).into_iter().flat_map(|view| view.endpoints_by_id(endpoint));
+            stored.map(|stored| stored.record.node).any(|node| node == own)
+        };
+        self.pending
             .values()
-            .filter(move |(n, _)| *n == network)
+            .filter(move |(n, record)| *n == network && !self.detaching.contains(&record.id))
+            .filter(move |(_, record)| !is_registered(record.id))
             .map(move |(_, record)| LocalEndpoint { network, record, registered: false })
-            .filter(move |local| {
-                self.network(network).is_none_or(|view| view.endpoint_by_id(local.record.id).is_none())
-            });
-        registered.chain(pending).filter(|local| !self.detaching.contains(&local.record.id))
     }
 
     /// The gateway leg of this node in a network, registered or pending.
     pub fn own_leg(&self, network: NetworkId) -> Option<LocalEndpoint<'_>> {
-        let registered = self
-            .network(network)
-            .and_then(|view| view.leg_of(self.config.node))
-            .map(|stored| LocalEndpoint { network, record: &stored.record, registered: true });
-        let pending = || {
-            self.pending
-                .values()
-                .find(|(n, record)| *n == network && record.kind == EndpointKind::Leg)
-                .map(|(_, record)| LocalEndpoint { network, record, registered: false })
-        };
-        registered.or_else(pending).filter(|leg| !self.detaching.contains(&leg.record.id))
+        let registered = self.network(network).into_iter().flat_map(|view| view.legs_of(self.config.node));
+        let registered = registered.map(|stored| LocalEndpoint { network, record: &stored.record, registered: true });
+        let pending = self.pending_in(network).filter(|local| local.record.kind == EndpointKind::Leg);
+        registered.filter(|leg| !self.detaching.contains(&leg.record.id)).chain(pending).next()
     }
 
     /// Which endpoint records changed since this was last asked, for those who keep something derived from them. They
@@ -204,21 +207,22 @@ impl NodeView {
     pub fn unfollow(&mut self, network: NetworkId) -> BTreeSet<ObjectId> {
         let affected = self.all_of(network);
         if let Some(view) = self.networks.remove(&network) {
-            self.changes.extend(view.endpoints.keys().map(|ip| (network, *ip)));
+            self.changes.extend(view.endpoints().filter_map(|s| s.record.primary_address()).map(|ip| (network, ip)));
         }
         let keyspace = self.keys.network(network);
         self.quarantine.retain(|key, _| !keyspace.contains(key));
         affected
     }
 
-    /// Takes in the complete index of network names.
+    /// Takes in the complete index of network names. With the first one the view is loaded: the networks that concern
+    /// this node must be followed by then, because what is not followed is unwanted from then on.
     pub fn set_index(&mut self, kvs: &[KeyValue]) -> BTreeSet<ObjectId> {
         let mut index = BTreeMap::new();
         for kv in kvs {
             let Ok(Key::NetworkName(name)) = self.keys.decode(&kv.key) else { continue };
             match self.read::<NetworkNameRecord>(kv) {
-                Some(record) => {
-                    index.insert(name, record);
+                Some(stored) => {
+                    index.insert(name, stored.record);
                 }
                 None => {
                     if let Some(good) = self.index.as_ref().and_then(|i| i.get(&name)) {
@@ -227,72 +231,61 @@ impl NodeView {
                 }
             }
         }
+        let names = self.keys.network_names();
+        let listed: BTreeSet<&[u8]> = kvs.iter().map(|kv| kv.key.as_slice()).collect();
+        self.quarantine.retain(|key, _| !names.contains(key) || listed.contains(key.as_slice()));
         let mut affected = self.of_index();
-        self.index = Some(index);
-        affected.append(&mut self.of_index());
+        if self.index.replace(index).is_none() {
+            affected.extend(self.all());
+        }
+        affected.extend(self.of_index());
         affected
     }
 
-    /// Takes in the complete content of a followed network; what is not in it is gone.
+    /// Takes in the complete content of a followed network as of a revision; what is not in it is gone. A listing that is
+    /// not newer than the last one changes nothing.
     pub fn set_network(&mut self, network: NetworkId, kvs: &[KeyValue], revision: Revision) -> BTreeSet<ObjectId> {
-        if !self.follows(network) {
+        let Some(view) = self.networks.get(&network) else { return BTreeSet::new() };
+        if view.listed() >= Some(revision) {
             return BTreeSet::new();
         }
+        let first = !view.is_complete();
+        let listed: BTreeSet<&[u8]> = kvs.iter().map(|kv| kv.key.as_slice()).collect();
+        let gone: Vec<Vec<u8>> =
+            view.keys(&self.keys, network).filter(|key| !listed.contains(key.as_slice())).collect();
+        let keyspace = self.keys.network(network);
+        self.quarantine.retain(|key, unreadable| {
+            !keyspace.contains(key) || listed.contains(key.as_slice()) || unreadable.revision > revision
+        });
         let mut affected = BTreeSet::new();
-        let first = self.network(network).is_none();
-        let mut gone: BTreeSet<Vec<u8>> = self.networks[&network].keys(&self.keys, network).collect();
-        if let Some(view) = self.networks.get_mut(&network) {
-            view.complete = true;
-        }
         for kv in kvs {
-            gone.remove(&kv.key);
-            affected.append(&mut self.put(network, kv));
+            affected.extend(self.take_in(network, kv));
         }
         for key in gone {
-            affected.append(&mut self.delete(network, &key, revision));
+            affected.extend(self.take_out(network, &key, revision));
         }
         if let Some(view) = self.networks.get_mut(&network) {
-            view.revision = view.revision.max(revision);
+            view.set_listed(revision);
         }
         if first {
-            affected.append(&mut self.all_of(network));
+            affected.extend(self.all_of(network));
         }
         affected
     }
 
-    /// Takes in one changed key of a followed network. An older version than the known one changes nothing.
+    /// Takes in one changed key of a followed network. A version that is older than what is known changes nothing, be
+    /// that another version, a deletion, or the last listing.
     pub fn put(&mut self, network: NetworkId, kv: &KeyValue) -> BTreeSet<ObjectId> {
-        let Ok(key) = self.keys.decode(&kv.key) else { return BTreeSet::new() };
-        if !self.follows(network) {
-            return BTreeSet::new();
-        }
-        match key {
-            Key::Spec(n) if n == network => self.put_spec(network, kv),
-            Key::Member(n, node) if n == network => self.put_member(network, node, kv),
-            Key::Endpoint(n, ip) if n == network => self.put_endpoint(network, ip, kv),
-            _ => BTreeSet::new(),
-        }
+        if self.is_listed_since(network, kv.mod_revision) { BTreeSet::new() } else { self.take_in(network, kv) }
     }
 
-    /// Takes in the deletion of a key of a followed network, at a revision.
+    /// Takes in the deletion of a key of a followed network, at a revision. One that is older than what is known changes
+    /// nothing.
     pub fn delete(&mut self, network: NetworkId, key: &[u8], revision: Revision) -> BTreeSet<ObjectId> {
-        self.quarantine.remove(key);
-        let Ok(decoded) = self.keys.decode(key) else { return BTreeSet::new() };
-        let Some(known) = self.networks.get(&network).and_then(|view| view.revision_of(&decoded)) else {
-            return BTreeSet::new();
-        };
-        if known >= revision {
-            return BTreeSet::new();
-        }
-        match decoded {
-            Key::Spec(_) => self.change_spec(network, None),
-            Key::Member(_, node) => self.change_member(network, node, None),
-            Key::Endpoint(_, ip) => self.change_endpoint(network, ip, None),
-            _ => BTreeSet::new(),
-        }
+        if self.is_listed_since(network, revision) { BTreeSet::new() } else { self.take_out(network, key, revision) }
     }
 
-    /// Notes up to which revision a network is known.
+    /// Notes up to which revision a network is known, for people to see.
     pub fn advance(&mut self, network: NetworkId, revision: Revision) {
         if let Some(view) = self.networks.get_mut(&network) {
             view.revision = view.revision.max(revision);
@@ -301,9 +294,11 @@ impl NodeView {
 
     /// Notes an endpoint of this node that is being registered: it is prepared, but not yet put to use.
     pub fn set_pending(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
-        let affected = self.of_record(network, &record);
-        self.detaching.remove(&record.id);
-        self.pending.insert(record.id, (network, record));
+        let endpoint = record.id;
+        let mut affected = self.of_endpoint(endpoint);
+        self.detaching.remove(&endpoint);
+        self.pending.insert(endpoint, (network, record));
+        affected.extend(self.of_endpoint(endpoint));
         affected
     }
 
@@ -322,31 +317,24 @@ impl NodeView {
     ) -> BTreeSet<ObjectId> {
         let mut affected = self.clear_pending(record.id);
         let Some(ip) = record.primary_address() else { return affected };
-        let known = self.networks.get(&network).and_then(|view| view.endpoints.get(&ip)).map(|s| s.revision);
-        if self.network(network).is_some() && known.is_none_or(|known| known < revision) {
-            affected.append(&mut self.change_endpoint(network, ip, Some(Stored { record, revision, lease: 0 })));
+        let key = Key::Endpoint(network, ip);
+        let is_outdated = |view: &NetworkView| view.is_outdated(&key, revision);
+        if self.network(network).is_some_and(|view| !is_outdated(view)) && !self.is_listed_since(network, revision) {
+            affected.extend(self.change_endpoint(network, ip, Some(Stored { record, revision, lease: 0 })));
         }
         affected
     }
 
     /// Takes an endpoint of this node out of use while its removal is under way.
     pub fn set_detaching(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
-        let affected = self
-            .local(endpoint)
-            .map(|local| (local.network, local.record.clone()))
-            .map(|(network, record)| self.of_record(network, &record))
-            .unwrap_or_default();
         self.detaching.insert(endpoint);
-        affected
+        self.of_endpoint(endpoint)
     }
 
     /// Ends the removal of an endpoint: it is gone from the store, or its removal was given up.
     pub fn clear_detaching(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
         self.detaching.remove(&endpoint);
-        self.local(endpoint)
-            .map(|local| (local.network, local.record.clone()))
-            .map(|(network, record)| self.of_record(network, &record))
-            .unwrap_or_default()
+        self.of_endpoint(endpoint)
     }
 
     /// Takes in another MTU of the underlay.
@@ -359,33 +347,54 @@ impl NodeView {
         networks.into_iter().flat_map(|network| self.devices_of(network)).collect()
     }
 
-    fn put_spec(&mut self, network: NetworkId, kv: &KeyValue) -> BTreeSet<ObjectId> {
-        if self.is_stale(network, &Key::Spec(network), kv) {
+    fn take_in(&mut self, network: NetworkId, kv: &KeyValue) -> BTreeSet<ObjectId> {
+        let Ok(key) = self.keys.decode(&kv.key) else { return BTreeSet::new() };
+        let Some(view) = self.networks.get(&network) else { return BTreeSet::new() };
+        let is_stale = view.is_outdated(&key, kv.mod_revision) || self.is_unreadable_since(&kv.key, kv.mod_revision);
+        if is_stale || !is_of(&key, network) {
             return BTreeSet::new();
         }
-        let Some(record) = self.read::<NetworkSpec>(kv) else { return BTreeSet::new() };
-        self.change_spec(network, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
+        match key {
+            Key::Spec(_) => self.read(kv).map(|spec| self.change_spec(network, Some(spec))),
+            Key::Member(_, node) => self.read(kv).map(|member| self.change_member(network, node, Some(member))),
+            Key::Endpoint(_, ip) => self.take_in_endpoint(network, ip, kv),
+            _ => None,
+        }
+        .unwrap_or_default()
     }
 
-    fn put_member(&mut self, network: NetworkId, node: NodeId, kv: &KeyValue) -> BTreeSet<ObjectId> {
-        if self.is_stale(network, &Key::Member(network, node), kv) {
+    fn take_out(&mut self, network: NetworkId, key: &[u8], revision: Revision) -> BTreeSet<ObjectId> {
+        let Ok(decoded) = self.keys.decode(key) else { return BTreeSet::new() };
+        if self.is_unreadable_since(key, revision) || !is_of(&decoded, network) {
             return BTreeSet::new();
         }
-        let Some(record) = self.read::<MemberRecord>(kv) else { return BTreeSet::new() };
-        self.change_member(network, node, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
+        let Some(view) = self.networks.get_mut(&network) else { return BTreeSet::new() };
+        let known = view.revision_of(&decoded);
+        if known.is_some_and(|known| known >= revision) {
+            return BTreeSet::new();
+        }
+        view.note_deleted(decoded.clone(), revision);
+        self.quarantine.remove(key);
+        match decoded {
+            Key::Spec(_) if known.is_some() => self.change_spec(network, None),
+            Key::Member(_, node) if known.is_some() => self.change_member(network, node, None),
+            Key::Endpoint(_, ip) if known.is_some() => self.change_endpoint(network, ip, None),
+            _ => BTreeSet::new(),
+        }
     }
 
-    fn put_endpoint(&mut self, network: NetworkId, ip: IpAddr, kv: &KeyValue) -> BTreeSet<ObjectId> {
-        if self.is_stale(network, &Key::Endpoint(network, ip), kv) || is_reference(kv) {
-            return BTreeSet::new();
+    fn take_in_endpoint(&mut self, network: NetworkId, ip: IpAddr, kv: &KeyValue) -> Option<BTreeSet<ObjectId>> {
+        if ip.is_ipv6() && decode_record::<EndpointReference>(&kv.value).is_ok() {
+            self.quarantine.remove(&kv.key);
+            return None;
         }
-        let Some(record) = self.read::<EndpointRecord>(kv) else { return BTreeSet::new() };
-        if record.primary_address() != Some(ip) {
-            let reason = format!("the record is for {:?}, not for {ip}", record.primary_address());
-            self.quarantine.insert(kv.key.clone(), reason);
-            return BTreeSet::new();
+        let stored = self.read::<EndpointRecord>(kv)?;
+        let primary = stored.record.primary_address();
+        if primary != Some(ip) {
+            self.set_aside(kv, format!("the record is for {primary:?}, not for {ip}"));
+            return None;
         }
-        self.change_endpoint(network, ip, Some(Stored { record, revision: kv.mod_revision, lease: kv.lease }))
+        Some(self.change_endpoint(network, ip, Some(stored)))
     }
 
     fn change_spec(&mut self, network: NetworkId, spec: Option<Stored<NetworkSpec>>) -> BTreeSet<ObjectId> {
@@ -393,7 +402,7 @@ impl NodeView {
         if let Some(view) = self.networks.get_mut(&network) {
             view.spec = spec;
         }
-        affected.append(&mut self.all_of(network));
+        affected.extend(self.all_of(network));
         affected
     }
 
@@ -405,15 +414,15 @@ impl NodeView {
     ) -> BTreeSet<ObjectId> {
         let mut affected = self.of_member(network, node);
         let Some(view) = self.networks.get_mut(&network) else { return affected };
-        let before = view.members.get(&node).map(|m| m.record.underlay_mtu);
-        let after = member.as_ref().map(|m| m.record.underlay_mtu);
+        let before = view.smallest_underlay_mtu(self.config.node);
         match member {
             Some(member) => view.members.insert(node, member),
             None => view.members.remove(&node),
         };
-        affected.append(&mut self.of_member(network, node));
+        let after = view.smallest_underlay_mtu(self.config.node);
+        affected.extend(self.of_member(network, node));
         if before != after {
-            affected.append(&mut self.devices_of(network));
+            affected.extend(self.devices_of(network));
         }
         affected
     }
@@ -427,9 +436,9 @@ impl NodeView {
         let mut affected = BTreeSet::new();
         let Some(view) = self.networks.get_mut(&network) else { return affected };
         self.changes.insert((network, ip));
-        let before = view.unindex(ip);
+        let before = view.remove(ip);
         if let Some(stored) = &endpoint {
-            view.index(ip, stored.clone());
+            view.insert(ip, stored.clone());
         }
         if let Some(before) = &before
             && endpoint.as_ref().is_none_or(|after| after.record.id != before.record.id)
@@ -437,145 +446,51 @@ impl NodeView {
             // Its removal is complete.
             self.detaching.remove(&before.record.id);
         }
-        let own = self.config.node;
-        let is_own_leg = |record: &EndpointRecord| record.kind == EndpointKind::Leg && record.node == own;
         let records = [before, endpoint].into_iter().flatten().map(|stored| stored.record);
         for record in records {
-            affected.append(&mut self.of_record(network, &record));
-            if is_own_leg(&record) {
-                affected.append(&mut self.all_of(network));
-            }
-            if record.node == own {
+            affected.extend(self.of_record(network, &record));
+            if record.node == self.config.node {
                 // The store's word on an endpoint of ours ends what was only intended for it.
-                if let Some((_, pending)) = self.pending.remove(&record.id) {
-                    affected.append(&mut self.of_record(network, &pending));
-                }
+                affected.extend(self.clear_pending(record.id));
+                // While it changes its address it has two records, and one of them speaks for it.
+                affected.extend(self.of_endpoint(record.id));
             }
         }
         affected
     }
 
-    fn is_stale(&self, network: NetworkId, key: &Key, kv: &KeyValue) -> bool {
-        let known = self.networks.get(&network).and_then(|view| view.revision_of(key));
-        known.is_some_and(|known| known >= kv.mod_revision)
-    }
-
     /// Reads a value, or puts it into quarantine.
-    fn read<T: serde::de::DeserializeOwned>(&mut self, kv: &KeyValue) -> Option<T> {
+    fn read<T: serde::de::DeserializeOwned>(&mut self, kv: &KeyValue) -> Option<Stored<T>> {
         match decode_record(&kv.value) {
             Ok(record) => {
                 self.quarantine.remove(&kv.key);
-                Some(record)
+                Some(Stored { record, revision: kv.mod_revision, lease: kv.lease })
             }
             Err(error) => {
-                self.quarantine.insert(kv.key.clone(), chain(&error));
+                self.set_aside(kv, chain(&error));
                 None
             }
         }
     }
-}
 
-impl NetworkView {
-    /// The endpoint whose record is kept under this address.
-    pub fn endpoint(&self, ip: IpAddr) -> Option<&Stored<EndpointRecord>> {
-        self.endpoints.get(&ip)
+    fn set_aside(&mut self, kv: &KeyValue, reason: String) {
+        self.quarantine.insert(kv.key.clone(), Unreadable { reason, revision: kv.mod_revision });
     }
 
-    /// The endpoint that has this address as either of its two.
-    pub fn endpoint_with(&self, ip: IpAddr) -> Option<&Stored<EndpointRecord>> {
-        let key = match ip {
-            IpAddr::V4(_) => Some(&ip),
-            IpAddr::V6(v6) => self.by_ipv6.get(&v6),
-        };
-        key.and_then(|key| self.endpoints.get(key))
+    /// Whether a network has been listed completely as of this revision or a later one.
+    fn is_listed_since(&self, network: NetworkId, revision: Revision) -> bool {
+        self.networks.get(&network).is_some_and(|view| view.listed() >= Some(revision))
     }
 
-    /// An endpoint by id.
-    pub fn endpoint_by_id(&self, endpoint: EndpointId) -> Option<&Stored<EndpointRecord>> {
-        self.endpoints.get(self.by_id.get(&endpoint)?)
-    }
-
-    /// The endpoints that have this MAC, in the order of their addresses.
-    pub fn endpoints_with_mac(&self, mac: Mac) -> impl Iterator<Item = &Stored<EndpointRecord>> {
-        let lowest = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        self.by_mac
-            .range((mac, lowest)..)
-            .take_while(move |(m, _)| *m == mac)
-            .filter_map(|(_, ip)| self.endpoints.get(ip))
-    }
-
-    /// The gateway leg of a node.
-    pub fn leg_of(&self, node: NodeId) -> Option<&Stored<EndpointRecord>> {
-        self.endpoints.get(self.legs.get(&node)?)
-    }
-
-    /// All endpoints, by address.
-    pub fn endpoints(&self) -> impl Iterator<Item = &Stored<EndpointRecord>> {
-        self.endpoints.values()
-    }
-
-    /// The endpoints of one node.
-    pub fn endpoints_of(&self, node: NodeId) -> impl Iterator<Item = &Stored<EndpointRecord>> {
-        let lowest = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
-        self.by_node
-            .range((node, lowest)..)
-            .take_while(move |(n, _)| *n == node)
-            .filter_map(|(_, ip)| self.endpoints.get(ip))
-    }
-
-    fn revision_of(&self, key: &Key) -> Option<Revision> {
-        match key {
-            Key::Spec(_) => self.spec.as_ref().map(|s| s.revision),
-            Key::Member(_, node) => self.members.get(node).map(|m| m.revision),
-            Key::Endpoint(_, ip) => self.endpoints.get(ip).map(|e| e.revision),
-            _ => None,
-        }
-    }
-
-    fn keys<'a>(&'a self, keys: &'a Keyspace, network: NetworkId) -> impl Iterator<Item = Vec<u8>> + 'a {
-        let spec = self.spec.iter().map(move |_| keys.encode(&Key::Spec(network)));
-        let members = self.members.keys().map(move |node| keys.encode(&Key::Member(network, *node)));
-        let endpoints = self.endpoints.keys().map(move |ip| keys.encode(&Key::Endpoint(network, *ip)));
-        spec.chain(members).chain(endpoints)
-    }
-
-    fn index(&mut self, ip: IpAddr, stored: Stored<EndpointRecord>) {
-        let record = &stored.record;
-        self.by_id.insert(record.id, ip);
-        self.by_mac.insert((record.mac, ip));
-        self.by_node.insert((record.node, ip));
-        if let Some(v6) = record.ipv6 {
-            self.by_ipv6.insert(v6, ip);
-        }
-        if record.kind == EndpointKind::Leg {
-            self.legs.insert(record.node, ip);
-        }
-        self.endpoints.insert(ip, stored);
-    }
-
-    fn unindex(&mut self, ip: IpAddr) -> Option<Stored<EndpointRecord>> {
-        let stored = self.endpoints.remove(&ip)?;
-        let record = &stored.record;
-        if self.by_id.get(&record.id) == Some(&ip) {
-            self.by_id.remove(&record.id);
-        }
-        self.by_mac.remove(&(record.mac, ip));
-        self.by_node.remove(&(record.node, ip));
-        if let Some(v6) = record.ipv6
-            && self.by_ipv6.get(&v6) == Some(&ip)
-        {
-            self.by_ipv6.remove(&v6);
-        }
-        if record.kind == EndpointKind::Leg && self.legs.get(&record.node) == Some(&ip) {
-            self.legs.remove(&record.node);
-        }
-        Some(stored)
+    /// Whether the value of a key is known to be unreadable at this revision or a later one.
+    fn is_unreadable_since(&self, key: &[u8], revision: Revision) -> bool {
+        self.quarantine.get(key).is_some_and(|unreadable| unreadable.revision >= revision)
     }
 }
 
-/// Whether a value under `ep/6/` only points to the record under `ep/4/`.
-fn is_reference(kv: &KeyValue) -> bool {
-    decode_record::<crate::model::EndpointReference>(&kv.value).is_ok()
+/// Whether a key belongs to what the members of a network watch.
+fn is_of(key: &Key, network: NetworkId) -> bool {
+    matches!(key, Key::Spec(n) | Key::Member(n, _) | Key::Endpoint(n, _) if *n == network)
 }
 
 fn chain(error: &DecodeError) -> String {

@@ -4,7 +4,12 @@ use std::process::ExitCode;
 
 use tracing::{error, info};
 
-use super::daemon::{describe_etcd, observe_host_name, observe_kernel_release, start_log};
+use weft_node_agent::agent::{self, AgentError, AgentOptions};
+use weft_overlay::keys::Keyspace;
+
+use super::daemon::{
+    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, termination,
+};
 use crate::{
     args::{AgentArgs, GlobalArgs},
     config::{AgentConfig, Settings},
@@ -21,10 +26,46 @@ pub(super) fn start(args: AgentArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
 }
 
 /// Runs the agent until it is told to end.
-#[expect(clippy::needless_pass_by_value, reason = "the agent owns its configuration")]
 fn run_agent(config: AgentConfig) -> ExitCode {
-    error!(node = %config.host.node, "the agent is not linked into this build of weft yet");
-    Exit::Internal.into()
+    let outcome = run_daemon(async {
+        let options = agent_options(config)?;
+        Ok(agent::run(options, termination()?).await?)
+    });
+    match outcome {
+        Ok(()) => Exit::Ok.into(),
+        Err(failure) => {
+            error!(error = %format!("{failure:#}"), "the agent ended");
+            exit_of(&failure).into()
+        }
+    }
+}
+
+fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
+    let AgentConfig { etcd, host, socket, dns_ttl, .. } = config;
+    Ok(AgentOptions {
+        store: etcd_options(&etcd)?,
+        keys: Keyspace::under(&etcd.key_prefix.to_string()),
+        node: host.node,
+        underlay: host.underlay.map(|underlay| underlay.to_string()),
+        vxlan_port: host.vxlan_port,
+        state_dir: host.state_dir,
+        socket,
+        netns: host.netns.to_string(),
+        resolv_conf: host.resolv_conf,
+        dns_ttl,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// What a service manager is told: starting again does not help where privilege is missing or settings are wrong.
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    match failure.downcast_ref::<AgentError>() {
+        Some(AgentError::Privilege) => Exit::Privilege,
+        Some(AgentError::Underlay(_) | AgentError::Identity(_) | AgentError::Store(_)) => Exit::Config,
+        Some(AgentError::PartEnded(_)) => Exit::Internal,
+        Some(_) => Exit::Failed,
+        None => Exit::Config,
+    }
 }
 
 fn log_settings(config: &AgentConfig) {

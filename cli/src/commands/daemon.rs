@@ -2,10 +2,15 @@
 
 use std::{
     fs,
+    future::Future,
     io::{self, IsTerminal},
+    path::Path,
 };
 
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::fmt;
+use weft_overlay::store::etcd::{EtcdOptions, Pem};
 
 use crate::config::{EtcdConfig, LogConfig, LogFormat};
 
@@ -38,6 +43,52 @@ pub(super) fn describe_etcd(etcd: &EtcdConfig) -> String {
         format!(" (authority {}{identity})", tls.ca.display())
     });
     urls.join(",") + &tls
+}
+
+/// The settings as the store's client takes them.
+///
+/// # Errors
+/// When a certificate or key cannot be read, or they do not fit together.
+pub(super) fn etcd_options(etcd: &EtcdConfig) -> anyhow::Result<EtcdOptions> {
+    let read = |path: &Path| fs::read(path).with_context(|| format!("reading {}", path.display()));
+    let mut pem = Pem::default();
+    if let Some(tls) = &etcd.tls {
+        pem.ca = Some(read(&tls.ca)?);
+        if let Some(identity) = &tls.identity {
+            pem.cert = Some(read(&identity.cert)?);
+            pem.key = Some(read(&identity.key)?);
+        }
+    }
+    let endpoints: Vec<String> = etcd.endpoints.iter().map(ToString::to_string).collect();
+    Ok(EtcdOptions::parse(&endpoints, pem)?)
+}
+
+/// Runs a daemon on a runtime of its own.
+///
+/// # Errors
+/// When no runtime can be made, and those of the daemon.
+pub(super) fn run_daemon(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let result = runtime.block_on(daemon);
+    // Threads that wait for the kernel need not be waited for: they leave it as it is.
+    runtime.shutdown_background();
+    result
+}
+
+/// Completes when the process is told to end.
+///
+/// # Errors
+/// When signals cannot be listened for.
+pub(super) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate()).context("listening for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("listening for SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            // Both cancel-safe: a signal that came stays.
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 fn read_trimmed(path: &str) -> Option<String> {

@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -175,9 +176,8 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     pub async fn retry_deferred(&self) {
         for (network, endpoint) in self.deferred.pending() {
             self.followers.follow(network);
-            let look = move |view: &NodeView| {
-                view.network(network).map(|content| content.endpoint_by_id(endpoint).cloned())
-            };
+            let look =
+                move |view: &NodeView| view.network(network).map(|content| content.endpoint_by_id(endpoint).cloned());
             match self.handle.view(look).await {
                 Ok(Some(Some(stored))) => {
                     // A failure was logged, and stays noted.

@@ -28,11 +28,17 @@ use crate::control::{
 const LISTED_WITHIN: Duration = Duration::from_secs(10);
 
 /// The followers of one agent.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Followers<S, K> {
     client: Client<S>,
     handle: Handle<K>,
     running: Arc<Mutex<BTreeMap<NetworkId, AbortHandle>>>,
+}
+
+impl<S: Clone, K> Clone for Followers<S, K> {
+    fn clone(&self) -> Self {
+        Self { client: self.client.clone(), handle: self.handle.clone(), running: self.running.clone() }
+    }
 }
 
 /// Why a network could not be followed in time.

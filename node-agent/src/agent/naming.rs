@@ -20,7 +20,7 @@ use weft_overlay::{
 use super::handle::Handle;
 use crate::{
     container::ContainerRef,
-    names::{NameServer, NameTable, NetnsName, ResolverOptions, Upstream, resolver_file},
+    names::{NameServer, NameTable, NetnsName, ResolverOptions, resolver_file},
     reconciler::chain,
 };
 
@@ -33,7 +33,6 @@ pub struct Naming<K> {
     handle: Handle<K>,
     table: Arc<RwLock<NameTable>>,
     server: NameServer,
-    upstream: Upstream,
     known: BTreeMap<(NetworkId, IpAddr), EndpointId>,
     scopes: BTreeSet<IpAddr>,
     resolvers: Resolvers,
@@ -48,12 +47,11 @@ struct Named {
 
 impl<K: Kernel + 'static> Naming<K> {
     /// Names of nothing yet.
-    pub fn new(handle: Handle<K>, table: Arc<RwLock<NameTable>>, server: NameServer, upstream: Upstream) -> Self {
+    pub fn new(handle: Handle<K>, table: Arc<RwLock<NameTable>>, server: NameServer) -> Self {
         Self {
             handle,
             table,
             server,
-            upstream,
             known: BTreeMap::new(),
             scopes: BTreeSet::new(),
             resolvers: Resolvers::new(Path::new(NETNS_ETC)),
@@ -84,7 +82,6 @@ impl<K: Kernel + 'static> Naming<K> {
         self.update_table(&here);
         let listening: BTreeMap<NetworkId, Vec<IpAddr>> =
             here.networks.iter().map(|(network, spec)| (*network, gateways(spec))).collect();
-        self.upstream.set_own_addresses(listening.values().flatten().copied().collect());
         for error in self.server.ensure_listening(&listening).await {
             debug!(error = %chain(&error), "listening for questions about names");
         }

@@ -235,7 +235,8 @@ impl Requests for AgentRequests {
             1 => Ok(endpoint_of(named.remove(0))),
             _ => {
                 let ids: Vec<String> = named.iter().map(|e| format!("{} in {}", e.id, e.network)).collect();
-                let words = format!("{shown:?} is the name of several endpoints: {}; name one by its id", ids.join(", "));
+                let words =
+                    format!("{shown:?} is the name of several endpoints: {}; name one by its id", ids.join(", "));
                 Err(RequestError::words(ErrorClass::Conflict, words))
             }
         }

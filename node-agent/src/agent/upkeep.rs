@@ -30,7 +30,8 @@ use crate::{
         registration::{NodeDescription, Registration},
     },
     identity::StateDir,
-    kernel::{dataplane_ns::DataPlaneNamespace, host::Host},
+    kernel::{dataplane_ns::DataPlaneNamespace, host},
+    netns::Namespace,
     reconciler::{Notice, chain},
 };
 
@@ -44,7 +45,6 @@ pub(super) struct Upkeep {
     pub(super) registration: Registration,
     pub(super) state: Arc<StateDir>,
     pub(super) data_plane: DataPlaneNamespace,
-    pub(super) host: Host,
     pub(super) underlay_ifname: String,
     pub(super) mtu: watch::Sender<u32>,
     pub(super) description: watch::Sender<NodeDescription>,
@@ -91,11 +91,12 @@ impl Upkeep {
     async fn refresh_mtu(&mut self) {
         let own = self.attacher.facts.vtep;
         let Ok(peers) = self.attacher.handle.view(move |view| peers(view, own)).await else { return };
-        let Ok(device) = self.host.link_mtu(&self.underlay_ifname) else {
+        let host = &self.attacher.facts.host;
+        let Some(device) = device_mtu(host, &self.underlay_ifname, own) else {
             debug!(ifname = self.underlay_ifname, "the underlay's interface is away; its MTU is kept");
             return;
         };
-        let ways = peers.into_iter().filter_map(|peer| self.host.route_mtu(peer).ok());
+        let ways = peers.into_iter().filter_map(|peer| host::route_mtu(host, peer).ok());
         let smallest = ways.fold(device, u32::min);
         if self.mtu.send_if_modified(|mtu| std::mem::replace(mtu, smallest) != smallest) {
             info!(mtu = smallest, "the underlay's MTU changed");
@@ -104,7 +105,7 @@ impl Upkeep {
     }
 
     fn refresh_routes(&mut self) {
-        match self.host.observe_routes() {
+        match host::routes(&self.attacher.facts.host) {
             Ok(routes) => {
                 self.description.send_if_modified(|description| {
                     let changed = description.routes != routes;
@@ -112,7 +113,7 @@ impl Upkeep {
                     changed
                 });
             }
-            Err(error) => warn!(%error, "listing the host's routes"),
+            Err(error) => warn!(error = %chain(&error), "listing the host's routes"),
         }
     }
 
@@ -140,6 +141,13 @@ impl Upkeep {
             }
         }
     }
+}
+
+/// The MTU of the interface that has the VTEP.
+fn device_mtu(host: &Namespace, ifname: &str, vtep: IpAddr) -> Option<u32> {
+    let addresses = host::addresses(host).ok()?;
+    let holder = addresses.iter().find(|address| address.address.ip() == vtep);
+    holder.or_else(|| addresses.iter().find(|address| address.ifname == ifname)).map(|address| address.mtu)
 }
 
 /// What is to be done about a network that is followed.

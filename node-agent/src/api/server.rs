@@ -155,11 +155,16 @@ fn router<R: Requests>(requests: Arc<R>) -> Router {
             get(|State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>| async move {
                 r.network(parse_name(&name)?).await.map(Json)
             })
-            .delete(|State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>, Params(p): Params<Force>| async move {
-                r.remove_network(parse_name(&name)?, p.force).await.map(Json)
-            }),
+            .delete(
+                |State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>, Params(p): Params<Force>| async move {
+                    r.remove_network(parse_name(&name)?, p.force).await.map(Json)
+                },
+            ),
         )
-        .route("/v1/connect", post(|State(r): State<Arc<R>>, Body(b): Body<_>| async move { r.connect(b).await.map(Json) }))
+        .route(
+            "/v1/connect",
+            post(|State(r): State<Arc<R>>, Body(b): Body<_>| async move { r.connect(b).await.map(Json) }),
+        )
         .route(
             "/v1/disconnect",
             post(|State(r): State<Arc<R>>, Body(b): Body<_>| async move { r.disconnect(b).await.map(Json) }),
@@ -190,9 +195,11 @@ fn node_routes<R: Requests>() -> Router<Arc<R>> {
         .route(
             "/v1/nodes/{name}",
             get(|State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>| async move { r.node(name).await.map(Json) })
-                .merge(delete(|State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>, Params(p): Params<Force>| async move {
-                    r.remove_node(name, p.force).await.map(Json)
-                })),
+                .merge(delete(
+                    |State(r): State<Arc<R>>, UrlPath(name): UrlPath<String>, Params(p): Params<Force>| async move {
+                        r.remove_node(name, p.force).await.map(Json)
+                    },
+                )),
         )
         .route(
             "/v1/nodes/{name}/drain",

@@ -474,7 +474,10 @@ impl<S: Store> Allocator<S> {
     }
 
     /// The right to change or remove something.
-    fn may_write(&self) -> Result<Token, StandingError> {
+    ///
+    /// # Errors
+    /// When the node has none.
+    pub fn may_write(&self) -> Result<Token, StandingError> {
         self.inner.registration.standing.borrow().token().map_or_else(|| self.may_take_on(), Ok)
     }
 

@@ -207,3 +207,130 @@ impl Reader<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use weft_overlay::kernel::Table;
+
+    use super::*;
+    use crate::firewall::sets::{sets_of, table_of};
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read_back(elements in proptest::collection::vec(element(), 0..20)) {
+            // Subnets of networks are apart from each other; everything else is independent.
+            let mut wanted: BTreeMap<Element, Object> = BTreeMap::new();
+            for (element, object) in elements {
+                let is_subnet = |e: &Element| matches!(e, Element::OverlaySubnet(_) | Element::MasqueradedSubnet(_));
+                if !(is_subnet(&element) && wanted.keys().any(is_subnet)) {
+                    wanted.insert(element, object);
+                }
+            }
+            for table in [Table::Host, Table::DataPlane] {
+                let of_table: BTreeMap<_, _> =
+                    wanted.clone().into_iter().filter(|(element, _)| table_of(element) == table).collect();
+
+                let content = read_content(&dumps(table, &of_table));
+
+                prop_assert_eq!(&content.elements, &of_table);
+                prop_assert!(content.strange.is_empty(), "{:?}", content.strange);
+            }
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_strange_or_ours_but_never_a_panic(
+            set in proptest::sample::select(sets_of(Table::Host)),
+            key in proptest::collection::vec(any::<u8>(), 0..40),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..24)),
+            ends_interval in any::<bool>(),
+        ) {
+            let content = read_content(&[(set, vec![RawElement { key, ends_interval, value }])]);
+
+            prop_assert!(content.elements.len() + content.strange.len() <= 1);
+        }
+    }
+
+    #[test]
+    fn neighbouring_subnets_stay_two() {
+        let subnets = ["10.32.0.0/20", "10.32.16.0/20", "10.40.0.0/16", "255.255.255.0/24"];
+        let wanted: BTreeMap<_, _> =
+            subnets.map(|s| (Element::OverlaySubnet(s.parse().unwrap()), Object::Present)).into_iter().collect();
+
+        let content = read_content(&dumps(Table::Host, &wanted));
+
+        assert_eq!(content, Content { elements: wanted, strange: Vec::new() });
+    }
+
+    #[test]
+    fn a_range_that_is_no_subnet_is_strange() {
+        let mark = |last, ends_interval| RawElement { key: vec![10, 0, 0, last], ends_interval, value: None };
+
+        let content = read_content(&[(Set::Overlay4, vec![mark(0, false), mark(9, true)])]);
+
+        assert_eq!(content, Content { elements: BTreeMap::new(), strange: vec!["overlay4"] });
+    }
+
+    #[test]
+    fn a_pair_of_two_legs_is_strange() {
+        let mut key = [0; 32];
+        key[..1].copy_from_slice(b"a");
+        key[16..17].copy_from_slice(b"b");
+
+        let raw = RawElement { key: key.to_vec(), ends_interval: false, value: None };
+        let content = read_content(&[(Set::LegPairs, vec![raw])]);
+
+        assert_eq!(content.strange, ["leg_pairs"]);
+    }
+
+    #[test]
+    fn an_element_without_one_of_its_members_is_deviant() {
+        let leg = Element::Leg("weft-00000000aa".parse().unwrap());
+        let wanted = BTreeMap::from([(leg.clone(), Object::Present)]);
+        let only_pairs =
+            dumps(Table::Host, &wanted).into_iter().filter(|(set, _)| *set == Set::LegPairs).collect::<Vec<_>>();
+
+        let content = read_content(&only_pairs);
+
+        assert_eq!(content.elements[&leg], Object::Deviant("missing in set legs".to_owned()));
+    }
+
+    fn dumps(table: Table, elements: &BTreeMap<Element, Object>) -> Vec<(Set, Vec<RawElement>)> {
+        let members: Vec<Member> = elements.iter().flat_map(|(e, object)| members(e, object).unwrap()).collect();
+        let of = |set: Set| members.iter().filter(move |member| member.set == set).flat_map(Member::raw).collect();
+        sets_of(table).iter().map(|set| (*set, of(*set))).collect()
+    }
+
+    fn element() -> impl Strategy<Value = (Element, Object)> {
+        let ip = || any::<IpAddr>();
+        let name = || "[a-z][a-z0-9-]{0,14}".prop_map(|text| text.parse::<IfName>().unwrap());
+        let vni = (1_u32..1 << 24).prop_map(|number| Vni::try_from(number).unwrap());
+        let mac = any::<[u8; 5]>().prop_map(|[a, b, c, d, e]| Mac::try_from([2, a, b, c, d, e]).unwrap());
+        let protocol = prop_oneof![Just(Protocol::Tcp), Just(Protocol::Udp)];
+        let subnet = || {
+            (ip(), 8_u8..=32).prop_map(|(ip, prefix)| {
+                let network = IpNetwork::new(ip, prefix).unwrap();
+                IpNetwork::new(network.network(), prefix).unwrap()
+            })
+        };
+        let published = (protocol, ip(), ip(), any::<bool>(), any::<u16>(), any::<u16>()).prop_map(
+            |(protocol, host, to, anywhere, port, to_port)| {
+                let host = (!anywhere && host.is_ipv4() == to.is_ipv4()).then_some(host);
+                (Element::Published(protocol, host, port), Object::Published(to, to_port))
+            },
+        );
+        let present = prop_oneof![
+            (ip(), vni).prop_map(|(ip, vni)| Element::AcceptedPair(ip, vni)),
+            ip().prop_map(Element::Vtep),
+            ip().prop_map(Element::LocalEndpoint),
+            ip().prop_map(Element::Gateway),
+            name().prop_map(Element::Leg),
+            name().prop_map(Element::InternalLeg),
+            subnet().prop_map(Element::OverlaySubnet),
+            subnet().prop_map(Element::MasqueradedSubnet),
+            (name(), mac).prop_map(|(name, mac)| Element::PortMac(name, mac)),
+            (name(), ip()).prop_map(|(name, ip)| Element::PortAddress(name, ip)),
+        ];
+        prop_oneof![3 => present.prop_map(|element| (element, Object::Present)), 1 => published]
+    }
+}

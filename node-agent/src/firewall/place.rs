@@ -8,7 +8,7 @@ use super::{
     FirewallError,
     content::{Content, read_content},
     netlink::{Change, Connection, NfFamily, Write},
-    render,
+    render::{self, Manner},
     sets::{Set, sets_of, table_of},
     steps, structure,
 };
@@ -44,23 +44,32 @@ impl Place {
         self.connection.write(self.family(), render::TABLE_NAME, groups)
     }
 
-    /// Loads the table with these elements in one transaction. When one of them makes `nft` refuse the whole, the table is
-    /// loaded without: then each is written by itself and only the bad one is missing.
+    /// Puts the table right, with these elements in it, in one transaction: where it stands by refilling it, and else, or
+    /// when that does not make it right, anew.
     pub(super) fn load(&mut self, vxlan_port: u16, known: &BTreeMap<Element, Object>) -> io::Result<()> {
-        self.judged = None;
-        let table = self.table;
-        let full = render::script(table, vxlan_port, known.iter());
-        let Err(refusal) = structure::within(&self.namespace, || structure::load(&full)) else { return Ok(()) };
-        let empty = render::script(table, vxlan_port, std::iter::empty());
-        structure::within(&self.namespace, || structure::load(&empty))?;
+        let stands = self.connection.table_flags(self.family(), render::TABLE_NAME)?.is_some();
+        if stands && self.replace(Manner::Refill, vxlan_port, known).is_ok() {
+            let verdict = self.judge(vxlan_port)?;
+            if verdict == Some(Object::Present) {
+                return Ok(());
+            }
+        }
+        let Err(refusal) = self.replace(Manner::Anew, vxlan_port, known) else { return Ok(()) };
+        // One of the elements makes nft refuse the whole: then each is written by itself, and only the bad one is missing.
+        self.replace(Manner::Anew, vxlan_port, &BTreeMap::new())?;
         tracing::warn!(error = %refusal, "loaded a table of the firewall without its elements");
         let groups: Vec<Vec<Write>> = known
             .iter()
-            .filter(|(element, _)| table_of(element) == table)
+            .filter(|(element, _)| table_of(element) == self.table)
             .map(|(element, object)| steps::writes(Change::Add, element, object))
             .collect();
         let refused = self.write(&groups).into_iter().find_map(Result::err);
         refused.map_or(Ok(()), Err)
+    }
+
+    fn replace(&self, manner: Manner, vxlan_port: u16, elements: &BTreeMap<Element, Object>) -> io::Result<()> {
+        let script = render::script(manner, self.table, vxlan_port, elements.iter());
+        structure::within(&self.namespace, || structure::load(&script))
     }
 
     pub(super) fn delete(&mut self) -> io::Result<()> {

@@ -2,6 +2,10 @@
 //!
 //! Chains, rules and sets depend on the VXLAN port alone; whatever varies is a member of a set. Each text replaces its
 //! table in one transaction with all members in it, so that a repair opens no gap and cuts no established connection.
+//!
+//! A packet sees one generation of a chain, but it may meet an old and a new chain on both sides of the change, and it
+//! looks into maps of the new generation from rules of the old one (net/netfilter/nf_tables_core.c). So a table that
+//! stands is refilled rather than made anew, and rules use no maps of their own, which would go with them.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -12,30 +16,51 @@ use super::sets::{Set, members, sets_of, table_of};
 /// The name of both tables.
 pub(super) const TABLE_NAME: &str = "weft";
 
+/// How a table is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    /// Chains and sets stay and get new content. Fails when one of them is of another type than it should be.
+    Refill,
+    /// Whatever stands is removed in the same transaction.
+    Anew,
+}
+
 /// The text that replaces a table. Elements of the other table are left out.
 pub(super) fn script<'a>(
+    manner: Manner,
     table: Table,
     vxlan_port: u16,
     elements: impl Iterator<Item = (&'a Element, &'a Object)>,
 ) -> String {
-    let family = family_name(table);
     let mut content: BTreeMap<Set, Vec<String>> = BTreeMap::new();
     for (element, object) in elements.filter(|(element, _)| table_of(element) == table) {
         for member in members(element, object).into_iter().flatten() {
             content.entry(member.set).or_default().push(member.text());
         }
     }
-    let mut text = format!("add table {family} {TABLE_NAME}\ndelete table {family} {TABLE_NAME}\n");
-    text.push_str(&format!("table {family} {TABLE_NAME} {{\n"));
-    for set in sets_of(table) {
-        text.push_str(&declaration(*set, content.get(set).map_or(&[], Vec::as_slice)));
-    }
+    let mut text = clearance(manner, table);
+    text.push_str(&format!("table {} {TABLE_NAME} {{\n", family_name(table)));
+    text.push_str(&declarations(table, &content));
     match table {
         Table::Host => text.push_str(&host_chains(vxlan_port)),
         Table::DataPlane => text.push_str(DATA_PLANE_CHAINS),
     }
     text.push_str("}\n");
     text
+}
+
+/// What comes before the table's own text: every part that is removed or emptied has to exist.
+fn clearance(manner: Manner, table: Table) -> String {
+    let place = format!("{} {TABLE_NAME}", family_name(table));
+    match manner {
+        Manner::Anew => format!("add table {place}\ndelete table {place}\n"),
+        Manner::Refill => {
+            let empty = declarations(table, &BTreeMap::new());
+            let flushes: String =
+                sets_of(table).iter().map(|set| format!("flush {} {place} {}\n", word(*set), set.name())).collect();
+            format!("table {place} {{\n{empty}}}\nflush table {place}\n{flushes}")
+        }
+    }
 }
 
 /// What `nft` calls the family of a table.
@@ -46,9 +71,16 @@ pub(super) const fn family_name(table: Table) -> &'static str {
     }
 }
 
+fn declarations(table: Table, content: &BTreeMap<Set, Vec<String>>) -> String {
+    sets_of(table).iter().map(|set| declaration(*set, content.get(set).map_or(&[], Vec::as_slice))).collect()
+}
+
+fn word(set: Set) -> &'static str {
+    if set.is_map() { "map" } else { "set" }
+}
+
 fn declaration(set: Set, members: &[String]) -> String {
-    let word = if set.is_map() { "map" } else { "set" };
-    let mut text = format!("\t{word} {} {{\n\t\t{}\n", set.name(), set.kind());
+    let mut text = format!("\t{} {} {{\n\t\t{}\n", word(set), set.name(), set.kind());
     if set.has_intervals() {
         text.push_str("\t\tflags interval\n");
     }
@@ -89,7 +121,8 @@ fn masquerade_ports(vxlan_port: u16) -> String {
 /// * Networks without a way out take no part in forwarding at all, published ports included.
 /// * DNS at an address of the overlay is the agent's, even when somebody publishes port 53.
 /// * `route_localnet` on the legs, for published ports at 127.0.0.1, also opens the host's loopback to containers: both
-///   directions are closed in `raw`.
+///   directions are closed in `raw`. IPv6 has no such setting, so at ::1 nothing is published: the kernel would never
+///   let the packet out, and whoever listens there himself would be cut off.
 const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 		type filter hook prerouting priority raw; policy accept;
 		iifname @legs ip daddr 127.0.0.0/8 counter drop
@@ -162,6 +195,7 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 	}
 
 	chain published {
+		ip6 daddr ::1 accept
 		ip daddr @overlay4 meta l4proto { tcp, udp } th dport 53 accept
 		ip6 daddr @overlay6 meta l4proto { tcp, udp } th dport 53 accept
 		meta nfproto ipv4 dnat ip to meta l4proto . ip daddr . th dport map @published_at4
@@ -179,7 +213,6 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 
 	chain masquerade_to_leg {
 		ip saddr 127.0.0.0/8 masquerade
-		ip6 saddr ::1 masquerade
 		ct status dnat iifname @legs masquerade
 		ct status dnat ip daddr != @local_endpoints4 masquerade
 		ct status dnat ip6 daddr != @local_endpoints6 masquerade
@@ -208,7 +241,9 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 	chain container {
 		iifname . ether saddr != @port_macs counter drop
 		ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop
-		ether type vmap { ip : goto container_ip, arp : goto container_arp, ip6 : goto container_ip6 }
+		ether type ip goto container_ip
+		ether type ip6 goto container_ip6
+		ether type arp goto container_arp
 		counter drop
 	}
 
@@ -255,3 +290,89 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 		icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert } @th,64,128 @gateway_targets6 counter drop
 	}
 "#;
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use proptest::prelude::*;
+    use weft_overlay::model::Protocol;
+
+    use super::*;
+
+    #[test]
+    fn the_tables_are_as_committed() {
+        let elements = elements();
+
+        for (name, table) in [("host", Table::Host), ("data_plane", Table::DataPlane)] {
+            compare(name, &script(Manner::Refill, table, 4789, elements.iter()));
+        }
+    }
+
+    #[test]
+    fn a_table_made_anew_is_the_same_behind_other_first_lines() {
+        for table in [Table::Host, Table::DataPlane] {
+            let [refill, anew] = [Manner::Refill, Manner::Anew].map(|manner| {
+                let text = script(manner, table, 4789, elements().iter());
+                text.strip_prefix(&clearance(manner, table)).unwrap().to_owned()
+            });
+
+            assert_eq!(refill, anew);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn masqueraded_ports_are_many_and_never_the_vxlan_port(vxlan_port in 1_u16..) {
+            let text = masquerade_ports(vxlan_port);
+            let (first, last) = text.split_once('-').unwrap();
+            let (first, last): (u16, u16) = (first.parse().unwrap(), last.parse().unwrap());
+
+            prop_assert!(first >= 1024 && last - first > 32_000, "{text}");
+            prop_assert!(!(first..=last).contains(&vxlan_port), "{text}");
+        }
+    }
+
+    fn elements() -> BTreeMap<Element, Object> {
+        let present = [
+            Element::AcceptedPair("192.168.56.12".parse().unwrap(), 70_001.try_into().unwrap()),
+            Element::AcceptedPair("fd56::12".parse().unwrap(), 70_001.try_into().unwrap()),
+            Element::Vtep("192.168.56.12".parse().unwrap()),
+            Element::Vtep("fd56::12".parse().unwrap()),
+            Element::Leg("weft-00000000aa".parse().unwrap()),
+            Element::Leg("weft-00000000ab".parse().unwrap()),
+            Element::InternalLeg("weft-00000000ab".parse().unwrap()),
+            Element::OverlaySubnet("10.32.0.0/20".parse().unwrap()),
+            Element::OverlaySubnet("10.32.16.0/20".parse().unwrap()),
+            Element::OverlaySubnet("fd00:32::/64".parse().unwrap()),
+            Element::MasqueradedSubnet("10.32.0.0/20".parse().unwrap()),
+            Element::MasqueradedSubnet("fd00:32::/64".parse().unwrap()),
+            Element::LocalEndpoint("10.32.0.5".parse().unwrap()),
+            Element::LocalEndpoint("fd00:32::5".parse().unwrap()),
+            Element::PortMac("wp-0000000000cc".parse().unwrap(), "02:42:0a:20:00:05".parse().unwrap()),
+            Element::PortAddress("wp-0000000000cc".parse().unwrap(), "10.32.0.5".parse().unwrap()),
+            Element::PortAddress("wp-0000000000cc".parse().unwrap(), "fd00:32::5".parse().unwrap()),
+            Element::Gateway("10.32.0.1".parse().unwrap()),
+            Element::Gateway("fd00:32::1".parse().unwrap()),
+        ];
+        let to4 = Object::Published("10.32.0.5".parse().unwrap(), 80);
+        let to6 = Object::Published("fd00:32::5".parse().unwrap(), 80);
+        let published = [
+            (Element::Published(Protocol::Tcp, None, 8080), to4.clone()),
+            (Element::Published(Protocol::Udp, None, 8081), to6.clone()),
+            (Element::Published(Protocol::Tcp, Some("192.168.56.11".parse().unwrap()), 8082), to4),
+            (Element::Published(Protocol::Tcp, Some("fd56::11".parse().unwrap()), 8082), to6),
+        ];
+        present.map(|element| (element, Object::Present)).into_iter().chain(published).collect()
+    }
+
+    /// `BLESS=1` rewrites the committed text.
+    fn compare(name: &str, actual: &str) {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("src/firewall/golden/{name}.nft"));
+        if std::env::var_os("BLESS").is_some() {
+            fs::write(&path, actual).unwrap();
+        }
+        let expected = fs::read_to_string(&path).unwrap_or_default();
+        assert!(actual == expected, "{} differs; BLESS=1 rewrites it:\n{actual}", path.display());
+    }
+}

@@ -107,3 +107,48 @@ fn hint(cause: &io::Error) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_subnet_that_overlaps_a_known_one_is_refused() {
+        let subnet = |text: &str| Element::OverlaySubnet(text.parse().unwrap());
+        let known: BTreeMap<Element, Object> = ["10.0.0.0/16", "10.2.0.0/16", "fd00::/64"]
+            .map(|text| (subnet(text), Object::Present))
+            .into_iter()
+            .collect();
+        let accepted = |element: Element| {
+            check_element(&known, &Step::Create(ObjectId::Node(NodeObject::Element(element)), Object::Present)).is_ok()
+        };
+
+        for refused in ["10.0.0.0/15", "10.0.0.0/17", "10.0.255.0/24", "10.2.4.0/24", "10.0.0.0/8", "fd00::/48"] {
+            assert!(!accepted(subnet(refused)), "{refused} was accepted");
+        }
+        for clear in ["10.1.0.0/16", "10.0.0.0/16", "10.3.0.0/16", "9.0.0.0/8", "fd01::/64"] {
+            assert!(accepted(subnet(clear)), "{clear} was refused");
+        }
+        assert!(accepted(Element::MasqueradedSubnet("10.0.0.0/17".parse().unwrap())));
+    }
+
+    #[test]
+    fn a_published_port_that_leads_elsewhere_is_removed_before_it_is_added() {
+        let element = Element::Published(weft_overlay::model::Protocol::Tcp, None, 80);
+        let to = |text: &str| Object::Published(text.parse().unwrap(), 80);
+        let replace = |observed| Step::Replace {
+            id: ObjectId::Node(NodeObject::Element(element.clone())),
+            observed,
+            desired: to("10.0.0.1"),
+        };
+        let plan = |step: &Step| -> Vec<(Change, &'static str)> {
+            element_writes(step).iter().map(|write| (write.change, write.set)).collect()
+        };
+
+        assert_eq!(plan(&replace(to("fd00::1"))), [(Change::Remove, "published6"), (Change::Add, "published4")]);
+        assert_eq!(
+            plan(&replace(Object::Deviant("leads to two endpoints".to_owned()))),
+            [(Change::Remove, "published4"), (Change::Remove, "published6"), (Change::Add, "published4")]
+        );
+    }
+}

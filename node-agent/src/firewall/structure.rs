@@ -14,7 +14,7 @@ use nix::sched::{CloneFlags, unshare};
 use serde_json::Value;
 use weft_overlay::kernel::Table;
 
-use super::render::{self, TABLE_NAME};
+use super::render::{self, Manner, TABLE_NAME};
 use crate::netns::{Namespace, NetnsError};
 
 /// A table's listing without elements, counters and handles: declarations, and the rules of each chain in order.
@@ -35,7 +35,7 @@ pub(super) fn list(table: Table) -> io::Result<Listing> {
 
 /// The listing of a table as we load it.
 pub(super) fn canonical(table: Table, vxlan_port: u16) -> io::Result<Listing> {
-    let script = render::script(table, vxlan_port, std::iter::empty());
+    let script = render::script(Manner::Anew, table, vxlan_port, std::iter::empty());
     in_scratch_namespace(move || {
         load(&script)?;
         list(table)
@@ -128,4 +128,31 @@ pub(super) fn within<R: Send>(namespace: &Namespace, work: impl FnOnce() -> io::
     namespace.run(work).map_err(|error| match error {
         NetnsError::Open { cause, .. } | NetnsError::Enter { cause, .. } | NetnsError::Thread { cause, .. } => cause,
     })?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_the_place() {
+        let listing = |rules: &str| parse(&format!("{{\"nftables\": [{{\"metainfo\": {{}}}}{rules}]}}")).unwrap();
+        let rule = |handle: u8, port: u16| {
+            format!(",{{\"rule\": {{\"chain\": \"input\", \"handle\": {handle}, \"expr\": [{port}]}}}}")
+        };
+        let canonical = listing(&rule(1, 22));
+
+        assert_eq!(difference(&listing(&rule(9, 22)), &canonical), None);
+        assert_eq!(difference(&listing(&rule(1, 23)), &canonical).unwrap(), "rules of chain input is changed");
+        assert_eq!(difference(&listing(""), &canonical).unwrap(), "rules of chain input is missing");
+        assert_eq!(difference(&canonical, &listing("")).unwrap(), "rules of chain input is not ours");
+    }
+
+    #[test]
+    fn a_program_that_fails_is_quoted() {
+        let error = run("nft", &["list", "table", "inet", "no_such_table_exists"]).unwrap_err();
+
+        assert!(error.to_string().starts_with("nft: "), "{error}");
+        assert!(run("no-such-program-exists", &[]).unwrap_err().to_string().contains("no-such-program-exists"));
+    }
 }

@@ -137,10 +137,13 @@ impl DataPlaneNamespace {
 
     fn mount(&self) -> Result<(), DataPlaneNamespaceError> {
         let directory = |cause| DataPlaneNamespaceError::Directory { path: self.path.clone(), cause };
-        File::options().create(true).append(true).open(&self.path).map(drop).map_err(directory)?;
+        if fs::metadata(&self.path).is_err() {
+            File::create(&self.path).map(drop).map_err(directory)?;
+        }
         // The system call takes the descriptor's path as it is; a resolved one leads nowhere.
         let source = format!("/proc/self/fd/{}", self.namespace.as_fd().as_raw_fd());
-        let failed = |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
+        let failed =
+            |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
         mount(Some(source.as_str()), &self.path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
         if self.check_mounted() { Ok(()) } else { Err(DataPlaneNamespaceError::Different { path: self.path.clone() }) }
     }

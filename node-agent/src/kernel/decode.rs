@@ -182,6 +182,7 @@ impl Rule {
         const PROTOCOL: u16 = 21;
         const IP_PROTO: u16 = 22;
         const DPORT_RANGE: u16 = 24;
+        const DPORT_MASK: u16 = 29;
         const INVERT: u32 = 2;
         let selects = u8_at(payload, 1)? != 0 || u8_at(payload, 2)? != 0 || u8_at(payload, 3)? != 0;
         let mut rule = Self {
@@ -197,13 +198,20 @@ impl Rule {
                 IP_PROTO => rule.ip_protocol = u8_at(value, 0),
                 DPORT_RANGE => rule.destination_ports = Some((u16_at(value, 0)?, u16_at(value, 2)?)),
                 TABLE | SUPPRESS_PREFIX => {}
-                // FRA_SUPPRESS_IFGROUP and padding appear in every answer; the rest narrows.
-                13 | 18 => {}
+                // Kernels from 6.15 add the mask, full where none was given.
+                DPORT_MASK if u16_at(value, 0) == Some(u16::MAX) => {}
                 _ => rule.narrower = true,
             }
         }
         Some(rule)
     }
+}
+
+/// What a notification about settings is about: a device by its index, or a whole namespace.
+pub(crate) fn configured_device(payload: &[u8]) -> Option<u32> {
+    // NETCONFA_IFINDEX, behind `struct netconfmsg`; -1 stands for all devices, -2 for those to come.
+    let (_, value) = Attributes(payload.get(4..)?).find(|(kind, _)| *kind == 1)?;
+    attribute::i32_at(value, 0).and_then(|index| u32::try_from(index).ok())
 }
 
 /// What changed in NFNLGRP_NFTABLES, as far as it is told: the process that committed the change.

@@ -25,7 +25,10 @@ use super::{
     graves, host,
     mark::{GROUP, Role, endpoint_alias, network_alias},
     netlink::{Refusal, Request},
-    recipe::{LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults, vxlan_reasons_to_recreate},
+    recipe::{
+        LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults,
+        vxlan_reasons_to_recreate,
+    },
     sandbox,
     settings::{self, Setting},
 };
@@ -56,9 +59,11 @@ impl<F: Firewall> LinuxKernel<F> {
         let role = Role::Bridge(network);
         if self.ours(step, role)?.is_none() {
             // The MAC is part of the creation: a bridge without one takes the lowest of its ports, and every change of
-            // it empties the neighbour table.
+            // it empties the neighbour table. The MTU is not: a bridge follows the smallest of its ports' until it is
+            // given another than it has.
+            let other_mtu = desired.mtu.saturating_sub(1);
             let request =
-                LinkRequest::named(&role.name()).mac(desired.mac).mtu(desired.mtu).group(GROUP).bridge().create();
+                LinkRequest::named(&role.name()).mac(desired.mac).mtu(other_mtu).group(GROUP).bridge().create();
             self.data_plane.ask(request).map_err(|refusal| step_error(&action(step), refusal))?;
         }
         let Some(link) = self.ours(step, role)? else { return vanished(step) };
@@ -79,7 +84,9 @@ impl<F: Firewall> LinuxKernel<F> {
             changes.extend(link.no_arp.then(|| LinkRequest::indexed(link.index).with_arp().change()));
             self.quiet(step, &link)?;
         }
-        changes.extend((link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()));
+        changes.extend(
+            (link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(&link, desired.mtu));
         changes.extend(state_change(&link, desired.up));
         self.change(step, changes)
@@ -87,6 +94,7 @@ impl<F: Firewall> LinuxKernel<F> {
 
     fn ensure_vxlan(&mut self, step: &Step, network: NetworkId, desired: &Vxlan) -> Outcome {
         let role = Role::Vxlan(network);
+        let bridge = self.bridge_index(step, network)?;
         if let Some(link) = self.ours(step, role)? {
             let reasons = vxlan_reasons_to_recreate(&link, desired);
             if !reasons.is_empty() {
@@ -98,14 +106,15 @@ impl<F: Firewall> LinuxKernel<F> {
             self.create_vxlan(step, network, desired)?;
         }
         let Some(link) = self.ours(step, role)? else { return vanished(step) };
-        let bridge = self.bridge_index(step, network)?;
         let mut changes = Vec::new();
         if !vxlan_faults(&link, network).is_empty() {
             changes.push(common(&link, &network_alias(network)).without_link_local().change());
             changes.push(LinkRequest::indexed(link.index).vxlan_without_learning().change());
             self.quiet(step, &link)?;
         }
-        changes.extend((link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()));
+        changes.extend(
+            (link.mac != Some(desired.mac)).then(|| LinkRequest::indexed(link.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(&link, desired.mtu));
         changes.extend(attachment(&link, bridge, true));
         self.change(step, changes)?;
@@ -138,6 +147,7 @@ impl<F: Firewall> LinuxKernel<F> {
 
     fn ensure_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg) -> Outcome {
         let (port_role, host_role) = (Role::LegPort(network), Role::Leg(network));
+        let bridge = self.bridge_index(step, network)?;
         let ends = (self.ours(step, port_role)?, self.ours(step, host_role)?);
         let paired = |port: &Link, host: &Link| port.peer == Some(host.index) && host.peer == Some(port.index);
         match &ends {
@@ -158,7 +168,7 @@ impl<F: Firewall> LinuxKernel<F> {
         let (Some(port), Some(host)) = (self.ours(step, port_role)?, self.ours(step, host_role)?) else {
             return vanished(step);
         };
-        self.mend_leg(step, network, desired, (&port, &host))
+        self.mend_leg(step, (network, bridge), desired, (&port, &host))
     }
 
     fn create_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg) -> Outcome {
@@ -173,9 +183,13 @@ impl<F: Firewall> LinuxKernel<F> {
         self.data_plane.ask(request).map(drop).map_err(|refusal| step_error(&action(step), refusal))
     }
 
-    fn mend_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg, ends: (&Link, &Link)) -> Outcome {
-        let (port, host) = ends;
-        let bridge = self.bridge_index(step, network)?;
+    fn mend_leg(
+        &mut self,
+        step: &Step,
+        (network, bridge): (NetworkId, u32),
+        desired: &Leg,
+        (port, host): (&Link, &Link),
+    ) -> Outcome {
         let alias = network_alias(network);
         let mut changes = Vec::new();
         if !port_faults(port, network, None).is_empty() {
@@ -193,7 +207,9 @@ impl<F: Firewall> LinuxKernel<F> {
             settings::ensure(&namespace, &leg_settings(&host.name)).map_err(|cause| io_error(&action(step), cause))?;
             changes.push(common(host, &alias).change());
         }
-        changes.extend((host.mac != Some(desired.mac)).then(|| LinkRequest::indexed(host.index).mac(desired.mac).change()));
+        changes.extend(
+            (host.mac != Some(desired.mac)).then(|| LinkRequest::indexed(host.index).mac(desired.mac).change()),
+        );
         changes.extend(mtu_change(host, desired.mtu));
         changes.extend(state_change(host, desired.up));
         let answers = self.host.transact(changes);
@@ -209,6 +225,7 @@ impl<F: Firewall> LinuxKernel<F> {
         comes: bool,
     ) -> Outcome {
         let role = Role::Port(endpoint);
+        self.bridge_index(step, network)?;
         if self.ours(step, role)?.is_none() {
             let Some(sandbox) = self.sandboxes.get(&endpoint).cloned() else {
                 return Err(StepError {
@@ -226,7 +243,13 @@ impl<F: Firewall> LinuxKernel<F> {
         self.mend_port(step, (network, endpoint), desired, &link)
     }
 
-    fn mend_port(&mut self, step: &Step, (network, endpoint): (NetworkId, EndpointId), desired: &Port, link: &Link) -> Outcome {
+    fn mend_port(
+        &mut self,
+        step: &Step,
+        (network, endpoint): (NetworkId, EndpointId),
+        desired: &Port,
+        link: &Link,
+    ) -> Outcome {
         let bridge = self.bridge_index(step, network)?;
         let mut changes = Vec::new();
         if !port_faults(link, network, Some(endpoint)).is_empty() {

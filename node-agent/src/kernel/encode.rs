@@ -12,7 +12,9 @@ use rtnetlink::{
         AddressFamily, IpProtocol, RouteNetlinkMessage,
         address::{AddressAttribute, AddressFlags, AddressMessage, AddressScope, CacheInfo},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+        },
         rule::{RuleAction, RuleAttribute, RuleMessage, RulePortRange, RuleUidRange},
     },
 };
@@ -202,11 +204,19 @@ pub(crate) fn list_routes(family: Family, protocol: Option<u8>, device: Option<u
     RouteNetlinkMessage::GetRoute(message)
 }
 
-/// Asks which route a packet to an address takes.
+/// Asks for the routes of every table.
+pub(crate) fn list_all_routes(family: Family) -> RouteNetlinkMessage {
+    let mut message = RouteMessage::default();
+    message.header.address_family = address_family(family);
+    RouteNetlinkMessage::GetRoute(message)
+}
+
+/// Asks which route of a table leads to an address.
 pub(crate) fn find_route(to: IpAddr) -> Request {
     let mut message = RouteMessage::default();
     message.header.address_family = family_of(to);
     message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+    message.header.flags = RouteFlags::FibMatch;
     message.attributes.push(RouteAttribute::Destination(to.into()));
     Request { message: RouteNetlinkMessage::GetRoute(message), flags: 0 }
 }

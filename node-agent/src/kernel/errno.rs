@@ -70,7 +70,9 @@ fn hint(errno: Errno, text: &str) -> Option<&'static str> {
         Errno::EEXIST if text.contains("VNI") => Some(
             "another VXLAN device on this host uses the VNI on the same UDP port; remove it or choose another with --vni or --vxlan-port",
         ),
-        Errno::EXFULL => Some("a bridge has at most 1023 ports: put no more than 1021 containers of a network on one node"),
+        Errno::EXFULL => {
+            Some("a bridge has at most 1023 ports: put no more than 1021 containers of a network on one node")
+        }
         Errno::EOPNOTSUPP => Some("the kernel lacks the feature: load the modules bridge, veth and vxlan"),
         Errno::EAFNOSUPPORT => Some("IPv6 is switched off in the kernel: boot without ipv6.disable=1"),
         Errno::ENOBUFS | Errno::ENOMEM => Some("the kernel is short of memory"),

@@ -18,7 +18,8 @@ use super::{
 pub(crate) fn bury(channel: &mut Channel, index: u32) -> Result<(), Refusal> {
     let changes = vec![
         LinkRequest::indexed(index).up(false).change(),
-        LinkRequest::indexed(index).master(0).alias(GRAVE_ALIAS).group(GRAVE_GROUP).change(),
+        LinkRequest::indexed(index).alias(GRAVE_ALIAS).group(GRAVE_GROUP).change(),
+        LinkRequest::indexed(index).master(0).change(),
     ];
     channel.transact(changes).into_iter().try_for_each(deleted)
 }

@@ -84,16 +84,22 @@ mod tests {
         let network = NetworkId::from_entropy(0xab);
         let endpoint = EndpointId::from_entropy(0xcd);
 
-        for role in
-            [Role::Bridge(network), Role::Vxlan(network), Role::LegPort(network), Role::Leg(network), Role::Port(endpoint)]
-        {
+        for role in [
+            Role::Bridge(network),
+            Role::Vxlan(network),
+            Role::LegPort(network),
+            Role::Leg(network),
+            Role::Port(endpoint),
+        ] {
             assert_eq!(Role::of(&role.name()), Some(role));
         }
     }
 
     #[test]
     fn names_of_others_have_no_role() {
-        for name in ["eth0", "wb-", "wb-zz", "wb-00000000AB", "xx-00000000ab", "wp-00000000ab", "wb-00000000000000cd", "-"] {
+        for name in
+            ["eth0", "wb-", "wb-zz", "wb-00000000AB", "xx-00000000ab", "wp-00000000ab", "wb-00000000000000cd", "-"]
+        {
             assert_eq!(Role::of(name), None, "{name}");
         }
     }

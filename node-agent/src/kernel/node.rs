@@ -56,7 +56,9 @@ impl<F: Firewall> LinuxKernel<F> {
         match (object, step.result()) {
             // Others on the host may need forwarding by now; nobody can tell.
             (NodeObject::HostForwarding | NodeObject::DataPlaneSettings, None) => Ok(()),
-            (NodeObject::HostForwarding, Some(_)) => settings::ensure_host_forwarding(self.host.namespace()).map_err(io),
+            (NodeObject::HostForwarding, Some(_)) => {
+                settings::ensure_host_forwarding(self.host.namespace()).map_err(io)
+            }
             (NodeObject::DataPlaneSettings, Some(_)) => {
                 settings::ensure(self.data_plane.namespace(), &settings::data_plane()).map_err(io)
             }

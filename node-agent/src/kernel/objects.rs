@@ -15,7 +15,11 @@ use weft_overlay::{
 };
 
 use super::{
-    decode::{Address, Route, Row, link::{Kind, Link}, unicast},
+    decode::{
+        Address, Route, Row,
+        link::{Kind, Link},
+        unicast,
+    },
     mark::{ROUTE_PROTOCOL, Role},
     recipe::{bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults, vxlan_misfits},
 };
@@ -154,49 +158,57 @@ impl Devices {
 
     /// The object that a forwarding row is.
     pub(crate) fn forwarding_row(&self, row: &Row) -> Option<(ObjectId, Object)> {
-        let link = self.by_index(row.index)?;
+        let id = self.forwarding_id(row)?;
         if let Some(bridge) = row.bridge {
-            return self.bridge_row(row, link, bridge);
+            return self.bridge_row(row, bridge).map(|object| (id, object));
         }
-        let Role::Vxlan(network) = link.role()? else { return None };
-        let destination = row.destination;
-        let id = match row.mac? {
-            [0, 0, 0, 0, 0, 0] => NetworkObject::Flood(destination?),
-            octets => NetworkObject::TunnelFdb(unicast(octets)?),
-        };
-        let object = match (&id, destination) {
+        let ObjectId::Network(_, object) = &id else { return None };
+        let how = match (object, row.destination) {
             _ if row.special => Object::Deviant("with a port, VNI or next hop of its own".to_owned()),
             _ if row.state & libc::NUD_PERMANENT == 0 => Object::Deviant("not permanent".to_owned()),
             (NetworkObject::Flood(_), _) => Object::Present,
             (_, Some(vtep)) => Object::TunnelFdb(vtep),
             (_, None) => Object::Deviant("without a destination".to_owned()),
         };
-        Some((ObjectId::Network(network, id), object))
+        Some((id, how))
     }
 
-    fn bridge_row(&self, row: &Row, link: &Link, bridge: u32) -> Option<(ObjectId, Object)> {
-        let mac = unicast(row.mac?)?;
+    fn bridge_row(&self, row: &Row, bridge: u32) -> Option<Object> {
+        let (mac, link) = (unicast(row.mac?), self.by_index(row.index)?);
         let network = self.network_of_bridge(bridge)?;
-        if row.special {
-            return None;
-        }
         if row.state & libc::NUD_PERMANENT != 0 {
-            let own = link.mac == Some(mac) || self.by_index(bridge).is_some_and(|bridge| bridge.mac == Some(mac));
-            let strange = || Object::Deviant("taken for the bridge's own".to_owned());
-            return (!own).then(|| (ObjectId::Network(network, NetworkObject::BridgeFdb(mac)), strange()));
+            let own = link.mac == mac || self.by_index(bridge).is_some_and(|bridge| bridge.mac == mac);
+            return (!own).then(|| Object::Deviant("taken for the bridge's own".to_owned()));
         }
-        let object = if row.state & libc::NUD_NOARP != 0 {
+        Some(if row.state & libc::NUD_NOARP != 0 {
             Object::BridgeFdb(port_of(link, network))
         } else {
             Object::Deviant("learnt".to_owned())
+        })
+    }
+
+    /// Which object a forwarding row would be, whatever its state.
+    pub(crate) fn forwarding_id(&self, row: &Row) -> Option<ObjectId> {
+        if let Some(bridge) = row.bridge {
+            let network = self.network_of_bridge(bridge).filter(|_| !row.special)?;
+            return Some(ObjectId::Network(network, NetworkObject::BridgeFdb(unicast(row.mac?)?)));
+        }
+        let Role::Vxlan(network) = self.by_index(row.index)?.role()? else { return None };
+        let object = match row.mac? {
+            [0, 0, 0, 0, 0, 0] => NetworkObject::Flood(row.destination?),
+            octets => NetworkObject::TunnelFdb(unicast(octets)?),
         };
-        Some((ObjectId::Network(network, NetworkObject::BridgeFdb(mac)), object))
+        Some(ObjectId::Network(network, object))
+    }
+
+    /// Which object a neighbour would be, whatever its state.
+    pub(crate) fn neighbour_id(&self, row: &Row) -> Option<ObjectId> {
+        Some(ObjectId::Network(self.network_of_bridge(row.index)?, NetworkObject::Neighbour(row.destination?)))
     }
 
     /// The object that a neighbour is.
     pub(crate) fn neighbour(&self, row: &Row) -> Option<(ObjectId, Object)> {
-        let network = self.network_of_bridge(row.index)?;
-        let address = row.destination?;
+        let id = self.neighbour_id(row)?;
         // NOARP: multicast groups. Failed and unfinished ones say nothing, and vanish by themselves.
         let nothing = libc::NUD_NOARP | libc::NUD_FAILED | libc::NUD_INCOMPLETE;
         if row.state & nothing != 0 || row.state == libc::NUD_NONE {
@@ -207,7 +219,7 @@ impl Devices {
             Some(mac) if ours => Object::Neighbour(mac),
             _ => Object::Deviant("not permanent and externally learned".to_owned()),
         };
-        Some((ObjectId::Network(network, NetworkObject::Neighbour(address)), object))
+        Some((id, object))
     }
 
     /// The object that an address of the host is.

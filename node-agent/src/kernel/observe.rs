@@ -118,7 +118,7 @@ impl<F: Firewall> LinuxKernel<F> {
                 let bridge = found.by_role(Role::Bridge(network)).map(|link| link.index);
                 selections.extend(bridge.map(Forwarding::Bridge));
                 // Outside its bridge, the tunnel is not among the bridge's ports.
-                let loose = found.by_role(Role::Vxlan(network)).filter(|link| link.master != bridge);
+                let loose = found.by_role(Role::Vxlan(network)).filter(|link| link.master.is_none() || link.master != bridge);
                 selections.extend(loose.map(|link| Forwarding::Port(link.index)));
             }
         }

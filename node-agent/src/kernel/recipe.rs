@@ -20,13 +20,8 @@ const NO_LINK_LOCAL: u8 = 1;
 ///
 /// `arp_announce`: a request that names the gateway would reach other nodes' containers and poison them. `arp_ignore`:
 /// every node would answer for its underlay address. `route_localnet`: published ports on 127.0.0.1.
-pub(crate) const LEG_IPV4: [(&str, i32); 5] = [
-    ("arp_announce", 2),
-    ("arp_ignore", 1),
-    ("accept_redirects", 0),
-    ("send_redirects", 0),
-    ("route_localnet", 1),
-];
+pub(crate) const LEG_IPV4: [(&str, i32); 5] =
+    [("arp_announce", 2), ("arp_ignore", 1), ("accept_redirects", 0), ("send_redirects", 0), ("route_localnet", 1)];
 
 /// The same under /proc/sys/net/ipv6/conf/LEG: a container's router advertisement must not reach the host's routes.
 pub(crate) const LEG_IPV6: [(&str, i32); 6] = [

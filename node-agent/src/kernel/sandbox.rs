@@ -16,10 +16,9 @@ use super::{
     Firewall, LinuxKernel,
     decode::{Address, Route, link::Link},
     devices::gone,
-    encode::{
-        Verb, container_address, default_route, delete_address, link::LinkRequest, list_addresses, list_routes,
-    },
+    encode::{Verb, container_address, default_route, delete_address, link::LinkRequest, list_addresses, list_routes},
     errno::{action, deleted, foreign, step_error},
+    graves,
     mark::{GROUP, Role, endpoint_alias},
     netlink::{Channel, Refusal},
     observe::found_or_missing,
@@ -185,7 +184,7 @@ fn set_default_routes(channel: &mut Channel, interior: &Interior, desired: &Sand
     channel.transact(missing).into_iter().try_for_each(|answer| answer.map(drop))
 }
 
-/// Puts the interface out of use; its device goes with the port.
+/// Puts the interface out of use and marks it as such; its device goes with the port.
 fn take_down(place: &Place, network: NetworkId, endpoint: EndpointId) -> Result<(), Refusal> {
     let Some(namespace) = open(place)? else { return Ok(()) };
     let mut channel = Channel::new(namespace);
@@ -193,7 +192,7 @@ fn take_down(place: &Place, network: NetworkId, endpoint: EndpointId) -> Result<
     if !is_ours(&link, network, endpoint) {
         return Ok(());
     }
-    deleted(channel.ask(LinkRequest::indexed(link.index).up(false).change()))
+    graves::bury(&mut channel, link.index)
 }
 
 fn read(channel: &mut Channel, place: &Place) -> io::Result<Option<Interior>> {
@@ -217,7 +216,7 @@ fn read(channel: &mut Channel, place: &Place) -> io::Result<Option<Interior>> {
 
 fn find(channel: &mut Channel, place: &Place) -> io::Result<Option<Link>> {
     let answer = found_or_missing(channel.ask(LinkRequest::named(place.ifname.as_str()).find()))?;
-    Ok(answer.as_deref().and_then(Link::decode))
+    Ok(answer.as_deref().and_then(Link::decode).filter(|link| !graves::is_grave(link)))
 }
 
 /// The group is set at creation, the alias right after: either tells it from an interface of others.

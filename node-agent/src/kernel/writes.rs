@@ -25,7 +25,10 @@ const DEPARTED: usize = 4096;
 enum Pending {
     Known(Result<(), StepError>),
     /// This many answers of the data plane's or the host's socket.
-    Sent { host: bool, count: usize },
+    Sent {
+        host: bool,
+        count: usize,
+    },
 }
 
 impl<F: Firewall> LinuxKernel<F> {
@@ -64,14 +67,16 @@ impl<F: Firewall> LinuxKernel<F> {
     ) -> Pending {
         let step = &self.with_actual_prefix(step, found);
         let actual_port = if needs_actual_port(step) { self.actual_port(step, found) } else { None };
-        let in_host = matches!(
-            step.id(),
-            ObjectId::Network(_, NetworkObject::LegAddress(_) | NetworkObject::LegRoute(_))
-        );
+        let in_host =
+            matches!(step.id(), ObjectId::Network(_, NetworkObject::LegAddress(_) | NetworkObject::LegRoute(_)));
         match requests(step, found, actual_port) {
             Requests::Send(messages) => {
                 let count = messages.len();
-                if in_host { host.extend(messages) } else { data_plane.extend(messages) }
+                if in_host {
+                    host.extend(messages)
+                } else {
+                    data_plane.extend(messages)
+                }
                 Pending::Sent { host: in_host, count }
             }
             Requests::Done => Pending::Known(Ok(())),
@@ -171,7 +176,8 @@ impl<F: Firewall> LinuxKernel<F> {
 
 /// The outcome of a step from the answers to its requests.
 fn outcome(step: &Step, answers: impl Iterator<Item = Result<Vec<u8>, Refusal>>) -> Result<(), StepError> {
-    let last_of = |answers: Vec<Result<(), Refusal>>| answers.into_iter().collect::<Result<Vec<()>, Refusal>>().map(drop);
+    let last_of =
+        |answers: Vec<Result<(), Refusal>>| answers.into_iter().collect::<Result<Vec<()>, Refusal>>().map(drop);
     let judged: Vec<Result<(), Refusal>> = match step {
         Step::Delete(..) => answers.map(deleted).collect(),
         Step::Create(ObjectId::Network(_, NetworkObject::LegAddress(_)), _) => answers.map(added).collect(),
@@ -188,6 +194,9 @@ fn outcome(step: &Step, answers: impl Iterator<Item = Result<Vec<u8>, Refusal>>)
         if !taken {
             return error;
         }
-        StepError { hint: Some("the host has another route to this subnet; remove it or choose another subnet"), ..error }
+        StepError {
+            hint: Some("the host has another route to this subnet; remove it or choose another subnet"),
+            ..error
+        }
     })
 }

@@ -19,8 +19,8 @@ pub enum Doubt {
     Object(ObjectId),
     /// Something happened to a device that a whole network hangs on.
     Network(NetworkId),
-    /// Something happened to what the node has once.
-    Node,
+    /// Something happened to the nftables rules.
+    Firewall,
     /// Notifications were lost.
     Everything,
 }
@@ -59,21 +59,41 @@ impl Doubts {
             Doubt::Network(network) => {
                 self.networks.insert(network);
             }
-            Doubt::Node => self.node = true,
+            Doubt::Firewall => {
+                let filter = |id: &&ObjectId| {
+                    matches!(
+                        id,
+                        ObjectId::Node(NodeObject::Table(_) | NodeObject::Element(_) | NodeObject::ForeignAccepts)
+                    )
+                };
+                self.objects.extend(observed.objects.keys().filter(filter).cloned());
+            }
             Doubt::Everything => self.everything = true,
         }
     }
 
     /// Doubts what the kernel does not announce changes of.
-    pub(super) fn add_settings(&mut self, observed: &KernelState) {
-        let silent = |id: &&ObjectId| {
-            matches!(
-                id,
-                ObjectId::Node(NodeObject::HostForwarding | NodeObject::DataPlaneSettings | NodeObject::ForeignAccepts)
-                    | ObjectId::Network(_, NetworkObject::Leg)
-            )
-        };
-        self.objects.extend(observed.objects.keys().filter(silent).cloned());
+    pub(super) fn add_settings(&mut self, observed: &KernelState, networks: impl Iterator<Item = NetworkId>) {
+        let node = [NodeObject::HostForwarding, NodeObject::DataPlaneSettings, NodeObject::ForeignAccepts];
+        let legs = networks.map(|network| ObjectId::Network(network, NetworkObject::Leg));
+        let silent = node.into_iter().map(ObjectId::Node).chain(legs);
+        self.objects.extend(silent.filter(|id| observed.objects.contains_key(id)));
+    }
+
+    /// Whether it is in doubt how an object is, or, for a port, whether its container is still there.
+    pub(super) fn covers(&self, id: &ObjectId) -> bool {
+        match id {
+            ObjectId::Network(_, NetworkObject::Sandbox(_)) => return self.sandboxes.contains(id),
+            ObjectId::Network(network, NetworkObject::Port(endpoint)) => {
+                if self.sandboxes.contains(&ObjectId::Network(*network, NetworkObject::Sandbox(*endpoint))) {
+                    return true;
+                }
+            }
+            ObjectId::Network(..) | ObjectId::Node(_) => {}
+        }
+        self.everything
+            || self.objects.contains(id)
+            || id.network().map_or(self.node, |network| self.networks.contains(&network))
     }
 
     /// What to read, in few readings. Sandboxes are left: they are read by place.

@@ -21,19 +21,19 @@ use crate::{
 };
 
 /// How long to wait for what should come.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long to wait for an answer that must not come. A positive test of the same path shows that it would have.
-pub const IMPATIENCE: Duration = Duration::from_millis(400);
+pub(crate) const IMPATIENCE: Duration = Duration::from_millis(400);
 
 /// A TCP server on all addresses of a namespace that tells each client its address.
-pub struct Server {
+pub(crate) struct Server {
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    pub fn start(namespace: &str, port: u16) -> Self {
+    pub(crate) fn start(namespace: &str, port: u16) -> Self {
         let listener = open(namespace).run(|| TcpListener::bind(("::", port))).expect("entering").expect("listening");
         listener.set_nonblocking(true).expect("a socket option");
         let ends = Arc::new(AtomicBool::new(false));
@@ -63,7 +63,7 @@ impl Drop for Server {
 }
 
 /// Connects and returns the address that the server saw, or nothing when there was no answer in time.
-pub fn fetch_within(namespace: &str, to: (IpAddr, u16), patience: Duration) -> Option<IpAddr> {
+pub(crate) fn fetch_within(namespace: &str, to: (IpAddr, u16), patience: Duration) -> Option<IpAddr> {
     let work = || {
         let mut stream = TcpStream::connect_timeout(&SocketAddr::from(to), patience).ok()?;
         stream.set_read_timeout(Some(patience)).ok()?;
@@ -75,17 +75,17 @@ pub fn fetch_within(namespace: &str, to: (IpAddr, u16), patience: Duration) -> O
 }
 
 /// The same, for what should be answered.
-pub fn fetch(namespace: &str, to: (IpAddr, u16)) -> Option<IpAddr> {
+pub(crate) fn fetch(namespace: &str, to: (IpAddr, u16)) -> Option<IpAddr> {
     fetch_within(namespace, to, PATIENCE)
 }
 
 /// Whether a connection is refused an answer.
-pub fn is_cut(namespace: &str, to: (IpAddr, u16)) -> bool {
+pub(crate) fn is_cut(namespace: &str, to: (IpAddr, u16)) -> bool {
     fetch_within(namespace, to, IMPATIENCE).is_none()
 }
 
 /// Whether an address answers within some seconds.
-pub fn answers_ping(namespace: &str, to: IpAddr) -> bool {
+pub(crate) fn answers_ping(namespace: &str, to: IpAddr) -> bool {
     let deadline = Instant::now() + PATIENCE;
     while Instant::now() < deadline {
         if succeeds(namespace, &format!("ping -n -c1 -W1 {to}")) {
@@ -96,19 +96,20 @@ pub fn answers_ping(namespace: &str, to: IpAddr) -> bool {
 }
 
 /// Whether an address does not answer three pings.
-pub fn ignores_ping(namespace: &str, to: IpAddr) -> bool {
+pub(crate) fn ignores_ping(namespace: &str, to: IpAddr) -> bool {
     !succeeds(namespace, &format!("ping -n -c3 -i0.1 -W1 {to}"))
 }
 
 /// Sends one UDP datagram.
-pub fn send_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), payload: &[u8]) -> std::io::Result<()> {
+pub(crate) fn send_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), payload: &[u8]) {
     let any = if to.0.is_ipv4() { "0.0.0.0" } else { "::" };
-    let work = || UdpSocket::bind((any, from_port))?.send_to(payload, SocketAddr::from(to)).map(drop);
-    open(namespace).run(work).expect("entering")
+    let work = || UdpSocket::bind((any, from_port)).and_then(|socket| socket.send_to(payload, SocketAddr::from(to)));
+    let sent = open(namespace).run(work).expect("entering").expect("sending");
+    assert_eq!(sent, payload.len());
 }
 
 /// A VXLAN header for a VNI, and a frame.
-pub fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
+pub(crate) fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
     let mut bytes = vec![8, 0, 0, 0];
     bytes.extend((vni << 8).to_be_bytes());
     bytes.extend(frame);
@@ -116,12 +117,12 @@ pub fn vxlan(vni: u32, frame: &[u8]) -> Vec<u8> {
 }
 
 /// A broadcast frame of an experimental ethertype that carries a text.
-pub fn marked(text: &str) -> Vec<u8> {
+pub(crate) fn marked(text: &str) -> Vec<u8> {
     Ethernet { to: BROADCAST, from: [2, 0, 0, 0, 0, 0x66] }.frame(0x88b5, text.as_bytes())
 }
 
 /// Sends frames as they are, from an interface of a namespace.
-pub fn send_frames(namespace: &str, interface: &str, frames: &[Vec<u8>]) {
+pub(crate) fn send_frames(namespace: &str, interface: &str, frames: &[Vec<u8>]) {
     let hex: Vec<String> = frames.iter().map(|frame| hex(frame)).collect();
     let program = "import socket,sys\n\
                    s=socket.socket(17,3,0)\n\
@@ -131,20 +132,52 @@ pub fn send_frames(namespace: &str, interface: &str, frames: &[Vec<u8>]) {
     assert!(status.success(), "sending frames from {interface} of {namespace}");
 }
 
+/// One frame, sent as fast as it goes until this is dropped.
+pub(crate) struct Flood {
+    child: Child,
+    namespace: String,
+    interface: String,
+}
+
+impl Flood {
+    pub(crate) fn start(namespace: &str, interface: &str, frame: &[u8]) -> Self {
+        let program = "import socket,sys\n\
+                       s=socket.socket(17,3,0)\n\
+                       s.bind((sys.argv[1],0))\n\
+                       f=bytes.fromhex(sys.argv[2])\n\
+                       while True: s.send(f)";
+        let child = python(namespace).args(["-c", program, interface, &hex(frame)]).spawn().expect("python3 runs");
+        Self { child, namespace: namespace.to_owned(), interface: interface.to_owned() }
+    }
+
+    /// How many frames the interface has sent.
+    pub(crate) fn sent(&self) -> u64 {
+        let text = run(&self.namespace, &format!("cat /sys/class/net/{}/statistics/tx_packets", self.interface));
+        text.trim().parse().expect("a number")
+    }
+}
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
 /// The Ethernet address of an interface.
-pub fn mac_of(namespace: &str, interface: &str) -> [u8; 6] {
+pub(crate) fn mac_of(namespace: &str, interface: &str) -> [u8; 6] {
     let text = run(namespace, &format!("cat /sys/class/net/{interface}/address"));
     text.trim().parse::<Mac>().expect("an address").octets()
 }
 
 /// A UDP server that tells each client its address and port.
-pub struct UdpServer {
+pub(crate) struct UdpServer {
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl UdpServer {
-    pub fn start(namespace: &str, address: (&'static str, u16)) -> Self {
+    pub(crate) fn start(namespace: &str, address: (&'static str, u16)) -> Self {
         let socket = open(namespace).run(|| UdpSocket::bind(address)).expect("entering").expect("binding");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket option");
         let ends = Arc::new(AtomicBool::new(false));
@@ -171,7 +204,7 @@ impl Drop for UdpServer {
 }
 
 /// Sends a datagram from a port (0: any) and returns the address and port that the server saw.
-pub fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), patience: Duration) -> Option<SocketAddr> {
+pub(crate) fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), patience: Duration) -> Option<SocketAddr> {
     let work = || {
         let socket = UdpSocket::bind((if to.0.is_ipv4() { "0.0.0.0" } else { "::" }, from_port)).expect("binding");
         socket.set_read_timeout(Some(patience)).expect("a socket option");
@@ -184,14 +217,14 @@ pub fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), patience: D
 }
 
 /// Frames that arrive at an interface, from the moment that the capture exists.
-pub struct Capture {
+pub(crate) struct Capture {
     child: Child,
     frames: Receiver<Vec<u8>>,
     seen: Vec<Vec<u8>>,
 }
 
 impl Capture {
-    pub fn start(namespace: &str, interface: &str) -> Self {
+    pub(crate) fn start(namespace: &str, interface: &str) -> Self {
         let program = "import socket,sys\n\
                        s=socket.socket(17,3,socket.htons(3))\n\
                        s.bind((sys.argv[1],3))\n\
@@ -216,8 +249,13 @@ impl Capture {
     }
 
     /// Waits for a frame that contains `needle`.
-    pub fn waits_for(&mut self, needle: &[u8]) -> bool {
-        let deadline = Instant::now() + PATIENCE;
+    pub(crate) fn waits_for(&mut self, needle: &[u8]) -> bool {
+        self.waits_for_within(needle, PATIENCE)
+    }
+
+    /// The same, with a deadline of one's own.
+    pub(crate) fn waits_for_within(&mut self, needle: &[u8], patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
         loop {
             if self.seen(needle) {
                 return true;
@@ -229,8 +267,22 @@ impl Capture {
         }
     }
 
+    /// How many frames come until a deadline that contain `needle`, as far as they are fewer than `enough`.
+    pub(crate) fn counts(&mut self, needle: &[u8], enough: usize, patience: Duration) -> usize {
+        let contains = |frame: &Vec<u8>| frame.windows(needle.len()).any(|window| window == needle);
+        let deadline = Instant::now() + patience;
+        let mut count = self.seen.iter().filter(|frame| contains(frame)).count();
+        while count < enough {
+            match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(frame) => count += usize::from(contains(&frame)),
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        count
+    }
+
     /// Whether a frame that contains `needle` has come so far.
-    pub fn seen(&self, needle: &[u8]) -> bool {
+    pub(crate) fn seen(&self, needle: &[u8]) -> bool {
         self.seen.iter().any(|frame| frame.windows(needle.len()).any(|window| window == needle))
     }
 }

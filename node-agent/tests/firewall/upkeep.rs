@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeSet,
+    io::ErrorKind,
     time::{Duration, Instant},
 };
 
@@ -13,7 +14,8 @@ use weft_overlay::{
 };
 
 use crate::{
-    traffic::answers_ping,
+    packets::{Ethernet, IPV4, ipv4, v4},
+    traffic::{Capture, Flood, answers_ping, marked, send_frames},
     world::{A, VXLAN_PORT, World, endpoint, open, overlay4, overlay6, run, underlay4},
 };
 
@@ -237,6 +239,28 @@ fn replacing_the_tables_under_load_loses_no_packet() {
 }
 
 #[test]
+fn replacing_the_tables_under_attack_lets_no_packet_through() {
+    let mut world = World::new(1);
+    let attacker = world.container(1, &[A], 11);
+    let victim = world.container(1, &[A], 12);
+    let mut capture = Capture::start(&victim.namespace, "eth0");
+    let flood = Flood::start(&attacker.namespace, "eth0", &marked("attack"));
+
+    let mut reloads = 0;
+    while reloads < 40 || flood.sent() < 50_000 {
+        world.nodes[0].restore(Table::DataPlane);
+        reloads += 1;
+    }
+
+    drop(flood);
+    let own = Ethernet::broadcast(attacker.mac);
+    let fence = ipv4(v4(attacker.addresses[0]), v4(victim.addresses[0]), 253, b"fence");
+    send_frames(&attacker.namespace, "eth0", &[own.frame(IPV4, &fence)]);
+    assert!(capture.waits_for(b"fence"));
+    assert!(!capture.seen(b"attack"), "within {reloads} reloads");
+}
+
+#[test]
 fn the_time_that_an_element_takes_is_measured() {
     let mut world = World::new(1);
     let node = &mut world.nodes[0];
@@ -267,6 +291,36 @@ fn the_time_that_an_element_takes_is_measured() {
     );
 
     assert!(count > 1000, "{count}");
+}
+
+#[test]
+fn thousands_of_elements_are_written_loaded_and_read() {
+    let mut world = World::new(1);
+    let node = &mut world.nodes[0];
+    let id = |element: &Element| ObjectId::Node(NodeObject::Element(element.clone()));
+    let elements: Vec<Element> = (0..4000_u16)
+        .flat_map(|n| {
+            let [high, low] = n.to_be_bytes();
+            let subnet = format!("100.{high}.{low}.0/24").parse().unwrap();
+            [Element::LocalEndpoint([10, 99, high, low].into()), Element::OverlaySubnet(subnet)]
+        })
+        .collect();
+    let steps: Vec<Step> = elements.iter().map(|element| Step::Create(id(element), Object::Present)).collect();
+
+    let start = Instant::now();
+    node.apply(&steps);
+    let written = start.elapsed();
+    node.elements.extend(elements.into_iter().map(|element| (element, Object::Present)));
+    node.restore(Table::Host);
+    let loaded = start.elapsed() - written;
+    let observed = node.observed();
+    println!("8000 elements: written in {written:?}, loaded with the table in {loaded:?}");
+
+    assert!(observed == node.expected(), "{} objects of {}", observed.len(), node.expected().len());
+    node.apply(&[Step::Delete(ObjectId::Node(NodeObject::Table(Table::Host)), Object::Present)]);
+    let refused = node.firewall.apply(&steps);
+    let missing = refused.iter().filter(|r| r.as_ref().is_err_and(|e| e.cause.kind() == ErrorKind::NotFound)).count();
+    assert_eq!(missing, steps.len(), "each one fails for the table that is missing");
 }
 
 fn published(port: u16) -> Element {

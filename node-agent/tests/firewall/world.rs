@@ -21,37 +21,37 @@ use weft_overlay::{
     kernel::{Element, NodeObject, Object, ObjectId, Step, Table},
 };
 
-pub const VXLAN_PORT: u16 = 4789;
+pub(crate) const VXLAN_PORT: u16 = 4789;
 
 /// The networks that every node has.
-pub const A: u8 = 1;
-pub const B: u8 = 2;
+pub(crate) const A: u8 = 1;
+pub(crate) const B: u8 = 2;
 
-pub struct World {
+pub(crate) struct World {
     tag: String,
     namespaces: Vec<String>,
-    pub nodes: Vec<Node>,
+    pub(crate) nodes: Vec<Node>,
 }
 
-pub struct Node {
-    pub number: u8,
-    pub host: String,
-    pub data_plane: String,
-    pub firewall: NftFirewall,
-    pub elements: BTreeMap<Element, Object>,
+pub(crate) struct Node {
+    pub(crate) number: u8,
+    pub(crate) host: String,
+    pub(crate) data_plane: String,
+    pub(crate) firewall: NftFirewall,
+    pub(crate) elements: BTreeMap<Element, Object>,
 }
 
 /// A container in one or two networks, the first of which has the default route.
-pub struct Container {
-    pub namespace: String,
-    pub addresses: Vec<IpAddr>,
-    pub mac: Mac,
-    pub port: IfName,
+pub(crate) struct Container {
+    pub(crate) namespace: String,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) mac: Mac,
+    pub(crate) port: IfName,
 }
 
 impl World {
     /// A world with this many nodes, 1 to 3, their firewalls loaded.
-    pub fn new(count: u8) -> Self {
+    pub(crate) fn new(count: u8) -> Self {
         static WORLDS: AtomicU32 = AtomicU32::new(0);
         let tag = format!("ft{}-{}", std::process::id(), WORLDS.fetch_add(1, Ordering::Relaxed));
         let mut world = Self { tag, namespaces: Vec::new(), nodes: Vec::new() };
@@ -67,12 +67,12 @@ impl World {
         world
     }
 
-    pub fn out(&self) -> String {
+    pub(crate) fn out(&self) -> String {
         self.name("out")
     }
 
     /// Makes a container on a node (counted from 1) in networks, with host number `last` in each of their subnets.
-    pub fn container(&mut self, node: u8, networks: &[u8], last: u8) -> Container {
+    pub(crate) fn container(&mut self, node: u8, networks: &[u8], last: u8) -> Container {
         let namespace = self.namespace(&format!("c{node}x{last}n{}", networks[0]));
         let node = &mut self.nodes[usize::from(node) - 1];
         let mut addresses = Vec::new();
@@ -118,6 +118,9 @@ impl World {
     fn add_node(&mut self, number: u8) {
         let host = self.underlay_host(&format!("h{number}"), number);
         let data_plane = self.namespace(&format!("d{number}"));
+        // With br_netfilter loaded, IP rules see bridged frames and cut off what follows the packet.
+        let see = "/proc/sys/net/bridge/bridge-nf-call-";
+        run(&data_plane, &format!("for f in {see}*; do [ ! -e $f ] || echo 0 > $f; done"));
         let firewall = NftFirewall::new(open(&host), open(&data_plane), VXLAN_PORT).expect("opening the firewall");
         let mut node = Node { number, host, data_plane, firewall, elements: BTreeMap::new() };
         run(&node.host, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1");
@@ -178,7 +181,7 @@ impl Drop for World {
 
 impl Node {
     /// Puts both tables with all elements in place.
-    pub fn load(&mut self) {
+    pub(crate) fn load(&mut self) {
         let tables = [Table::Host, Table::DataPlane].map(|table| (NodeObject::Table(table), Object::Present));
         let elements =
             self.elements.iter().map(|(element, object)| (NodeObject::Element(element.clone()), object.clone()));
@@ -187,54 +190,54 @@ impl Node {
         self.apply(&steps);
     }
 
-    pub fn insert(&mut self, element: Element, object: Object) {
+    pub(crate) fn insert(&mut self, element: Element, object: Object) {
         self.elements.insert(element.clone(), object.clone());
         self.apply(&[Step::Create(ObjectId::Node(NodeObject::Element(element)), object)]);
     }
 
-    pub fn remove(&mut self, element: Element) {
+    pub(crate) fn remove(&mut self, element: Element) {
         let object = self.elements.remove(&element).expect("it was inserted");
         self.apply(&[Step::Delete(ObjectId::Node(NodeObject::Element(element)), object)]);
     }
 
-    pub fn permit(&mut self, port: &IfName, mac: Mac, addresses: &[IpAddr]) {
+    pub(crate) fn permit(&mut self, port: &IfName, mac: Mac, addresses: &[IpAddr]) {
         self.insert(Element::PortMac(port.clone(), mac), Object::Present);
         for ip in addresses {
             self.insert(Element::PortAddress(port.clone(), *ip), Object::Present);
         }
     }
 
-    pub fn apply(&mut self, steps: &[Step]) {
+    pub(crate) fn apply(&mut self, steps: &[Step]) {
         for (step, result) in steps.iter().zip(self.firewall.apply(steps)) {
             result.unwrap_or_else(|error| panic!("{step}: {error}: {}", error.cause));
         }
     }
 
     /// Loads a table again, as a repair does.
-    pub fn restore(&mut self, table: Table) {
+    pub(crate) fn restore(&mut self, table: Table) {
         let id = ObjectId::Node(NodeObject::Table(table));
         let observed = Object::Deviant("by the test".to_owned());
         self.apply(&[Step::Replace { id, observed, desired: Object::Present }]);
     }
 
     /// What is observed, and whether that is exactly what should be there.
-    pub fn observed(&mut self) -> BTreeMap<NodeObject, Object> {
+    pub(crate) fn observed(&mut self) -> BTreeMap<NodeObject, Object> {
         self.firewall.observe(None).unwrap_or_else(|error| panic!("{error}: {}", error.cause))
     }
 
-    pub fn expected(&self) -> BTreeMap<NodeObject, Object> {
+    pub(crate) fn expected(&self) -> BTreeMap<NodeObject, Object> {
         let fixed = [NodeObject::Table(Table::Host), NodeObject::Table(Table::DataPlane), NodeObject::ForeignAccepts];
         let elements = self.elements.iter().map(|(e, object)| (NodeObject::Element(e.clone()), object.clone()));
         fixed.into_iter().map(|id| (id, Object::Present)).chain(elements).collect()
     }
 
     /// Deletes the rules of a chain whose text contains `pattern`; at least one must.
-    pub fn delete_rules(&self, table: Table, chain: &str, pattern: &str) {
+    pub(crate) fn delete_rules(&self, table: Table, chain: &str, pattern: &str) {
         let (namespace, family) = self.place(table);
         let listing = run(namespace, &format!("nft -a -s list chain {family} weft {chain}"));
         let handles: Vec<&str> = listing
             .lines()
-            .filter(|line| line.contains(pattern))
+            .filter(|line| line.contains(pattern) && !line.contains("chain "))
             .filter_map(|line| line.rsplit_once("# handle ").map(|(_, handle)| handle))
             .collect();
         assert!(!handles.is_empty(), "no rule of {chain} contains {pattern:?}:\n{listing}");
@@ -243,19 +246,19 @@ impl Node {
         }
     }
 
-    pub fn place(&self, table: Table) -> (&str, &'static str) {
+    pub(crate) fn place(&self, table: Table) -> (&str, &'static str) {
         match table {
             Table::Host => (&self.host, "inet"),
             Table::DataPlane => (&self.data_plane, "bridge"),
         }
     }
 
-    pub fn leg(&self, network: u8) -> IfName {
+    pub(crate) fn leg(&self, network: u8) -> IfName {
         network_id(network).leg_name()
     }
 
     /// The leg's own address, which is another one on each node.
-    pub fn leg_address(&self, network: u8) -> IpAddr {
+    pub(crate) fn leg_address(&self, network: u8) -> IpAddr {
         overlay4(network, 100 + self.number)
     }
 
@@ -302,45 +305,45 @@ impl Node {
     }
 }
 
-pub fn network_id(network: u8) -> NetworkId {
+pub(crate) fn network_id(network: u8) -> NetworkId {
     NetworkId::from_entropy(0xf0_0000_0000 + u64::from(network))
 }
 
-pub fn endpoint(node: u8, network: u8, last: u8) -> EndpointId {
+pub(crate) fn endpoint(node: u8, network: u8, last: u8) -> EndpointId {
     EndpointId::from_entropy(u64::from(node) << 16 | u64::from(network) << 8 | u64::from(last))
 }
 
-pub fn vni(network: u8) -> Vni {
+pub(crate) fn vni(network: u8) -> Vni {
     Vni::try_from(70_000 + u32::from(network)).expect("a VNI")
 }
 
-pub fn overlay4(network: u8, last: u8) -> IpAddr {
+pub(crate) fn overlay4(network: u8, last: u8) -> IpAddr {
     IpAddr::from([10, 77, network, last])
 }
 
-pub fn overlay6(network: u8, last: u8) -> IpAddr {
+pub(crate) fn overlay6(network: u8, last: u8) -> IpAddr {
     format!("fd77:{network}::{last}").parse().expect("an address")
 }
 
-pub fn underlay4(node: u8) -> IpAddr {
+pub(crate) fn underlay4(node: u8) -> IpAddr {
     IpAddr::from([192, 168, 56, 10 + node])
 }
 
-pub fn underlay6(node: u8) -> IpAddr {
+pub(crate) fn underlay6(node: u8) -> IpAddr {
     format!("fd56::{}", 10 + node).parse().expect("an address")
 }
 
-pub fn open(namespace: &str) -> Namespace {
+pub(crate) fn open(namespace: &str) -> Namespace {
     Namespace::open(&PathBuf::from("/run/netns").join(namespace)).expect("the namespace was made")
 }
 
 /// Runs a shell command in a namespace and returns what it printed; it must succeed.
-pub fn run(namespace: &str, command: &str) -> String {
+pub(crate) fn run(namespace: &str, command: &str) -> String {
     succeed(Command::new("ip").args(["netns", "exec", namespace, "sh", "-c", command]))
 }
 
 /// Whether a shell command succeeds in a namespace.
-pub fn succeeds(namespace: &str, command: &str) -> bool {
+pub(crate) fn succeeds(namespace: &str, command: &str) -> bool {
     Command::new("ip")
         .args(["netns", "exec", namespace, "sh", "-c", command])
         .output()
@@ -350,7 +353,7 @@ pub fn succeeds(namespace: &str, command: &str) -> bool {
 }
 
 /// Runs lines of `ip` in a namespace.
-pub fn ip(namespace: &str, lines: &str) {
+pub(crate) fn ip(namespace: &str, lines: &str) {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), lines).expect("writing it");
     succeed(Command::new("ip").args(["-n", namespace, "-batch"]).arg(file.path()));

@@ -19,8 +19,8 @@ use weft_node_agent::{
 use weft_overlay::{
     id::{EndpointId, Mac, NetworkId, NodeId, Vni},
     kernel::{
-        Bridge, FdbPort, Kernel, KernelState, Leg, NetworkObject, NodeObject, Object, ObjectId, ObserveError, Place, Port,
-        SandboxState, Scope, Step, StepError, Vxlan,
+        Bridge, FdbPort, Kernel, KernelState, Leg, NetworkObject, NodeObject, Object, ObjectId, ObserveError, Place,
+        Port, SandboxState, Scope, Step, StepError, Vxlan,
     },
 };
 
@@ -66,6 +66,13 @@ pub fn sh(namespace: &Namespace, command: &str) -> String {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command}: {}{}", text(&output.stdout), text(&output.stderr));
     text(&output.stdout)
+}
+
+/// Packets that an interface has received.
+pub fn received(namespace: &Namespace, ifname: &str) -> u64 {
+    let line = sh(namespace, &format!("grep '{ifname}:' /proc/net/dev"));
+    let (_, counters) = line.split_once(':').unwrap();
+    counters.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// A path by which this process can open a namespace.
@@ -216,10 +223,7 @@ impl Network {
         let route = |source: String| Object::LegRoute(Some(ip(&source)));
         self.put(NetworkObject::LegRoute(format!("{v4}.0/24").parse().unwrap()), route(format!("{v4}.2")));
         self.put(NetworkObject::LegRoute(format!("{v6}/64").parse().unwrap()), route(format!("{v6}2")));
-        self.put(
-            NetworkObject::Port(self.endpoint),
-            Object::Port(Box::new(Port { mtu, up: true, attached: true })),
-        );
+        self.put(NetworkObject::Port(self.endpoint), Object::Port(Box::new(Port { mtu, up: true, attached: true })));
         let sandbox = SandboxState {
             place: place(&self.container, "eth0"),
             mac: mac(LOCAL_MAC),
@@ -244,4 +248,27 @@ impl Network {
         self.put(NetworkObject::Neighbour(ip("10.33.0.6")), Object::Neighbour(remote));
         self.put(NetworkObject::Neighbour(ip("fd00:1::6")), Object::Neighbour(remote));
     }
+}
+
+/// The steps from one state to another: what is surplus goes first, devices before what is in them.
+pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
+    let surplus = seen.objects.iter().filter(|(id, _)| !wanted.objects.contains_key(id));
+    let mut steps: Vec<Step> = surplus.map(|(id, o)| Step::Delete(id.clone(), o.clone())).collect();
+    for (id, desired) in &wanted.objects {
+        match seen.objects.get(id) {
+            Some(observed) if observed == desired => {}
+            Some(observed) => {
+                steps.push(Step::Replace { id: id.clone(), observed: observed.clone(), desired: desired.clone() })
+            }
+            None => steps.push(Step::Create(id.clone(), desired.clone())),
+        }
+    }
+    steps
+}
+
+/// Two states are the same; panics with the steps between them.
+#[track_caller]
+pub fn same(seen: &KernelState, wanted: &KernelState) {
+    let steps: Vec<String> = diff(seen, wanted).iter().map(ToString::to_string).collect();
+    assert!(steps.is_empty(), "not the same:\n{}", steps.join("\n"));
 }

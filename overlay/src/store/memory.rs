@@ -207,7 +207,8 @@ impl Store for MemoryStore {
     async fn watch(&self, request: WatchRequest) -> Result<Watch, StoreError> {
         self.call(|_| Ok(())).await?;
         let (items, watch) = mpsc::channel(watch::QUEUE);
-        tokio::spawn(watch::run(Arc::clone(&self.shared), Arc::clone(&self.client), request, items));
+        let walk = watch::Walk::new(Arc::clone(&self.shared), Arc::clone(&self.client), request);
+        tokio::spawn(watch::run(walk, items));
         Ok(Watch::new(watch))
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::{LocalEndpoint, NodeView};
 use crate::{
-    id::{NetworkId, NodeId},
+    id::{EndpointId, NetworkId, NodeId},
     kernel::{Element, Family, NetworkObject, NodeObject, ObjectId, Table},
     model::{EndpointKind, EndpointRecord},
 };
@@ -27,9 +27,9 @@ impl NodeView {
         .into_iter()
         .map(ObjectId::Node)
         .collect();
-        ids.append(&mut self.of_index());
+        ids.extend(self.of_index());
         for network in self.networks.keys() {
-            ids.append(&mut self.all_of(*network));
+            ids.extend(self.all_of(*network));
         }
         ids
     }
@@ -53,9 +53,9 @@ impl NodeView {
             ids.insert(element(Element::MasqueradedSubnet(subnet.subnet)));
         }
         for node in view.members.keys() {
-            ids.append(&mut self.of_member(network, *node));
+            ids.extend(self.of_member(network, *node));
         }
-        for stored in view.endpoints.values() {
+        for stored in view.endpoints() {
             self.add_record(network, &stored.record, &mut ids);
         }
         for (_, record) in self.pending.values().filter(|(n, _)| *n == network) {
@@ -92,18 +92,24 @@ impl NodeView {
         ids
     }
 
+    /// Everything of an endpoint, as far as its records are known.
+    pub(super) fn of_endpoint(&self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
+        let stored = self
+            .networks
+            .iter()
+            .flat_map(|(network, view)| view.endpoints_by_id(endpoint).map(|stored| (*network, &stored.record)));
+        let pending = self.pending.get(&endpoint).map(|(network, record)| (*network, record));
+        stored.chain(pending).flat_map(|(network, record)| self.of_record(network, record)).collect()
+    }
+
+    /// Everything that a record has a part in. On this node's leg hangs all that the network has here.
     pub(super) fn of_record(&self, network: NetworkId, record: &EndpointRecord) -> BTreeSet<ObjectId> {
         let mut ids = BTreeSet::new();
         self.add_record(network, record, &mut ids);
-        if record.kind == EndpointKind::Leg && record.node == self.config.node && !self.follows_leg(network) {
-            ids.append(&mut self.all_of(network));
+        if record.kind == EndpointKind::Leg && record.node == self.config.node {
+            ids.extend(self.all_of(network));
         }
         ids
-    }
-
-    /// Whether a registered leg of ours exists: then a pending record of it changes nothing else.
-    fn follows_leg(&self, network: NetworkId) -> bool {
-        self.networks.get(&network).is_some_and(|view| view.leg_of(self.config.node).is_some())
     }
 
     fn add_record(&self, network: NetworkId, record: &EndpointRecord, ids: &mut BTreeSet<ObjectId>) {

@@ -1,5 +1,7 @@
 //! Every transaction as text, so that a review reads it like the table in ARCHITECTURE.md. `BLESS=1` rewrites the files.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
+
 use std::{fmt::Write as _, path::PathBuf};
 
 use weft_overlay::{

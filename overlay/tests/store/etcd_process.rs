@@ -19,20 +19,41 @@ use weft_overlay::{
 #[derive(Debug)]
 pub(crate) struct EtcdProcess {
     child: Mutex<Child>,
+    launch: Launch,
+    pem: Pem,
+}
+
+/// How an etcd is started, and started again.
+#[derive(Debug)]
+struct Launch {
     directory: TempDir,
-    client_port: u16,
-    peer_port: u16,
+    client_url: String,
+    peer_url: String,
+    arguments: Vec<String>,
 }
 
 impl EtcdProcess {
-    pub(crate) async fn start() -> Self {
+    pub(crate) async fn start(arguments: &[&str]) -> Self {
+        let arguments: Vec<_> = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        Self::start_with("http", &arguments, Pem::default()).await
+    }
+
+    /// One that speaks TLS, with what a client needs to be served by it.
+    pub(crate) async fn start_encrypted(arguments: &[String], pem: Pem) -> Self {
+        Self::start_with("https", arguments, pem).await
+    }
+
+    async fn start_with(scheme: &'static str, arguments: &[String], pem: Pem) -> Self {
         let mut last = String::new();
         // Another process may take a port between its choice and its use.
         for _ in 0..3 {
-            let (client_port, peer_port) = (free_port(), free_port());
-            let directory = TempDir::new().unwrap();
-            let child = Mutex::new(spawn(&directory, client_port, peer_port));
-            let etcd = Self { child, directory, client_port, peer_port };
+            let launch = Launch {
+                directory: TempDir::new().unwrap(),
+                client_url: format!("{scheme}://127.0.0.1:{}", free_port()),
+                peer_url: format!("http://127.0.0.1:{}", free_port()),
+                arguments: arguments.to_vec(),
+            };
+            let etcd = Self { child: Mutex::new(launch.spawn()), launch, pem: pem.clone() };
             match etcd.ready().await {
                 Ok(()) => return etcd,
                 Err(error) => last = error,
@@ -48,17 +69,17 @@ impl EtcdProcess {
         if let Some(running) = shared.upgrade() {
             return running;
         }
-        let started = Arc::new(Self::start().await);
+        let started = Arc::new(Self::start(&[]).await);
         *shared = Arc::downgrade(&started);
         started
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.client_port)
+        self.launch.client_url.clone()
     }
 
     pub(crate) async fn store(&self) -> EtcdStore {
-        connect(&[self.url()], Timing::default()).await
+        EtcdStore::connect(EtcdOptions::parse(&[self.url()], self.pem.clone()).unwrap()).await.unwrap()
     }
 
     pub(crate) fn kill(&self) {
@@ -68,7 +89,7 @@ impl EtcdProcess {
     }
 
     pub(crate) async fn start_again(&self) {
-        *self.child() = spawn(&self.directory, self.client_port, self.peer_port);
+        *self.child() = self.launch.spawn();
         self.ready().await.unwrap();
     }
 
@@ -118,20 +139,22 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn spawn(directory: &TempDir, client_port: u16, peer_port: u16) -> Child {
-    let client = format!("http://127.0.0.1:{client_port}");
-    let peer = format!("http://127.0.0.1:{peer_port}");
-    Command::new("etcd")
-        .arg("--data-dir")
-        .arg(directory.path())
-        .args(["--name", "test", "--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("test={peer}"), "--logger", "zap", "--log-level", "error"])
-        .args(["--experimental-watch-progress-notify-interval", "1s"])
-        .env_clear()
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("these tests need etcd: install the package etcd-server")
+impl Launch {
+    fn spawn(&self) -> Child {
+        let Self { directory, client_url, peer_url, arguments } = self;
+        Command::new("etcd")
+            .arg("--data-dir")
+            .arg(directory.path())
+            .args(["--name", "test", "--listen-client-urls", client_url, "--advertise-client-urls", client_url])
+            .args(["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url])
+            .args(["--initial-cluster", &format!("test={peer_url}"), "--logger", "zap", "--log-level", "error"])
+            .args(["--experimental-watch-progress-notify-interval", "1s"])
+            .args(arguments)
+            .env_clear()
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("these tests need etcd: install the package etcd-server")
+    }
 }

@@ -1,5 +1,7 @@
 //! The store port and the claims on it: every scenario runs on the model and on a real etcd.
 
+#![expect(clippy::unwrap_used, reason = "what is not as expected fails the test")]
+
 #[path = "../claims/samples.rs"]
 #[expect(dead_code, reason = "the golden tests use more of the samples")]
 mod samples;

@@ -161,7 +161,9 @@ pub enum DisconnectError {
     #[error("network {0} does not exist; `weft network ls` lists them")]
     UnknownNetwork(Name),
     /// It is not connected.
-    #[error("container {container} is not connected to network {network} on this node; `weft endpoint ls` shows what is")]
+    #[error(
+        "container {container} is not connected to network {network} on this node; `weft endpoint ls` shows what is"
+    )]
     NotConnected {
         /// The container.
         container: String,

@@ -95,9 +95,8 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         previous: Stored<EndpointRecord>,
         record: EndpointRecord,
     ) -> Result<(), String> {
-        let token = self.allocator.token().map_err(|error| chain(&error))?;
-        let claim =
-            UpdateEndpoint::new(token, network, previous, record.clone()).map_err(|error| chain(&error))?;
+        let token = self.allocator.may_write().map_err(|error| chain(&error))?;
+        let claim = UpdateEndpoint::new(token, network, &previous, record.clone()).map_err(|error| chain(&error))?;
         let deadline = Instant::now() + Duration::from_secs(5);
         match self.client.submit(&claim, deadline).await.map_err(|error| chain(&error))? {
             EndpointUpdated::Updated(revision) => {

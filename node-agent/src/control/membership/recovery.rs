@@ -52,10 +52,7 @@ impl<S: Store> Membership<S> {
     ///
     /// # Errors
     /// When the node may not write, or the store does not answer.
-    pub async fn recover(
-        &self,
-        containers: &[(NetworkId, EndpointRecord)],
-    ) -> Result<Vec<Recovered>, MembershipError> {
+    pub async fn recover(&self, containers: &[(NetworkId, EndpointRecord)]) -> Result<Vec<Recovered>, MembershipError> {
         let token = self.standing_token()?;
         self.restore().await?;
         for (network, _) in self.parts() {

@@ -156,3 +156,83 @@ fn names(value: &Value) -> Vec<&str> {
     let list = value.as_array().or_else(|| value["set"].as_array());
     list.map_or_else(|| value.as_str().into_iter().collect(), |list| list.iter().filter_map(Value::as_str).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rules_that_drop_whatever_comes_are_told_from_intentions() {
+        let matches = |left: Value, op: &str, right: Value| json!({"match": {"op": op, "left": left, "right": right}});
+        let meta = |key: &str| json!({"meta": {"key": key}});
+        let state = json!({"ct": {"key": "state"}});
+        let hostile = [
+            json!([{"drop": null}]),
+            json!([{"counter": null}, {"reject": {"type": "icmpx", "expr": "admin-prohibited"}}]),
+            json!([matches(meta("iifname"), "==", json!("eth0")), {"drop": null}]),
+            json!([matches(meta("iifname"), "!=", json!("lo")), {"drop": null}]),
+            json!([matches(state.clone(), "in", json!(["invalid", "new"])), {"drop": null}]),
+            json!([matches(meta("l4proto"), "==", json!({"set": ["tcp", "udp"]})), {"drop": null}]),
+        ];
+        let harmless = [
+            json!([{"accept": null}]),
+            json!([matches(meta("iifname"), "==", json!("lo")), {"drop": null}]),
+            json!([matches(state, "in", json!("invalid")), {"drop": null}]),
+            json!([matches(json!({"payload": {"protocol": "ip", "field": "saddr"}}), "==", json!("10.0.0.1")), {"drop": null}]),
+            json!([{"limit": {"rate": 5}}, {"drop": null}]),
+        ];
+
+        assert!(hostile.iter().all(is_hostile), "{:?}", hostile.each_ref().map(is_hostile));
+        assert!(!harmless.iter().any(is_hostile), "{:?}", harmless.each_ref().map(is_hostile));
+    }
+
+    #[test]
+    fn accepts_are_inserted_so_that_they_stand_in_order_at_the_head() {
+        let table = table(&json!([]), "drop");
+
+        let repair = repair(&table, Some(&needs())).unwrap();
+
+        let ends: Vec<&str> = repair.input.lines().map(|line| line.split(" accept").next().unwrap()).collect();
+        assert_eq!(
+            ends,
+            [
+                "insert rule inet mine in iifname { \"weft-aa\" } tcp dport 53",
+                "insert rule inet mine in iifname { \"weft-aa\" } udp dport 53",
+                "insert rule inet mine in iifname { \"weft-aa\" } meta l4proto { icmp, ipv6-icmp }",
+                "insert rule inet mine in iifname { \"weft-aa\" } ct state established,related",
+                "insert rule inet mine in udp dport 4789",
+            ]
+        );
+        assert!(repair.input.lines().all(|line| line.contains("comment \"weft ")), "{}", repair.input);
+    }
+
+    #[test]
+    fn a_rule_of_ours_that_is_not_wanted_is_deleted_by_its_handle() {
+        let rules = json!([{"rule": {"chain": "in", "handle": 7, "comment": "weft 0", "expr": [{"accept": null}]}},
+                           {"rule": {"chain": "in", "handle": 8, "comment": "wefts", "expr": [{"accept": null}]}}]);
+
+        let repair = repair(&table(&rules, "accept"), None).unwrap();
+
+        assert_eq!(repair.input, "delete rule inet mine in handle 7\n");
+    }
+
+    fn is_hostile(expressions: &Value) -> bool {
+        let rules = json!([{"rule": {"chain": "in", "handle": 1, "expr": expressions}}]);
+        table(&rules, "accept").chains.hostility("in").is_some()
+    }
+
+    fn table(rules: &Value, policy: &str) -> ForeignTable {
+        let mut objects = vec![json!({"chain": {"name": "in", "type": "filter", "hook": "input", "policy": policy}})];
+        objects.extend(rules.as_array().unwrap().iter().cloned());
+        let chains = parse(&json!({"nftables": objects}).to_string()).unwrap();
+        ForeignTable { tool: Tool::Nft, family: Family::Inet, name: "mine".to_owned(), chains }
+    }
+
+    fn needs() -> Needs {
+        Needs { vxlan_port: 4789, legs: BTreeSet::from(["weft-aa".to_owned()]) }
+    }
+}

@@ -251,3 +251,110 @@ fn split(text: &str) -> Vec<String> {
     words.extend((!word.is_empty()).then_some(word));
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    const UFW: &str = "-P INPUT DROP\n-P FORWARD DROP\n-P OUTPUT ACCEPT\n-N ufw-user-input\n\
+        -A INPUT -i lo -j ACCEPT\n-A INPUT -m comment --comment \"a b\" -j ufw-user-input\n\
+        -A ufw-user-input -s 10.0.0.0/8 -j DROP\n";
+
+    #[test]
+    fn rules_that_drop_whatever_comes_are_told_from_intentions() {
+        let hostile = [
+            "-j DROP",
+            "-j REJECT --reject-with icmp-host-prohibited",
+            "-p udp -j DROP",
+            "-i eth0 -j DROP",
+            "! -i lo -j DROP",
+            "-m conntrack --ctstate INVALID,NEW -j DROP",
+            "-m comment --comment \"the end -s\" -j DROP",
+        ];
+        let harmless = [
+            "-j ACCEPT",
+            "-p tcp -j DROP",
+            "-s 10.0.0.1/32 -j DROP",
+            "-i lo -j DROP",
+            "-p udp -m udp --dport 53 -j DROP",
+            "-m conntrack --ctstate INVALID -j DROP",
+            "-m set --match-set bad src -j DROP",
+            "-m limit --limit 5/min -j DROP",
+        ];
+        let verdict = |rule: &str| parse(&format!("-P INPUT ACCEPT\n-A INPUT {rule}\n")).hostility("INPUT").is_some();
+
+        assert!(hostile.iter().all(|rule| verdict(rule)), "{:?}", hostile.map(verdict));
+        assert!(!harmless.iter().any(|rule| verdict(rule)), "{:?}", harmless.map(verdict));
+    }
+
+    #[test]
+    fn a_drop_in_a_chain_counts_where_everything_is_led_to_it() {
+        let chains =
+            |jump: &str| parse(&format!("-P INPUT ACCEPT\n-N X\n-A INPUT {jump} -j X\n-A X -j DROP\n-A X -j X\n"));
+
+        assert!(chains("-m comment --comment all").hostility("INPUT").is_some());
+        assert!(chains("-s 10.0.0.1/32").hostility("INPUT").is_none());
+    }
+
+    #[test]
+    fn an_interface_matters_at_input_only() {
+        let chains = parse("-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-A FORWARD -i docker0 -o docker0 -j DROP\n");
+
+        assert_eq!(chains.hostility("FORWARD"), None);
+    }
+
+    #[test]
+    fn one_restore_makes_both_chains_and_the_jumps_to_them() {
+        let table = table(UFW);
+
+        let repair = repair(&table, Some(&needs())).unwrap();
+
+        assert_eq!(
+            repair.input,
+            "*filter\n\
+             :WEFT-INPUT - [0:0]\n\
+             -A WEFT-INPUT -p udp -m udp --dport 4789 -m comment --comment weft -j ACCEPT\n\
+             -A WEFT-INPUT -i weft-aa -m conntrack --ctstate RELATED,ESTABLISHED -m comment --comment weft -j ACCEPT\n\
+             -A WEFT-INPUT -i weft-aa -p icmp -m comment --comment weft -j ACCEPT\n\
+             -A WEFT-INPUT -i weft-aa -p udp -m udp --dport 53 -m comment --comment weft -j ACCEPT\n\
+             -A WEFT-INPUT -i weft-aa -p tcp -m tcp --dport 53 -m comment --comment weft -j ACCEPT\n\
+             -I INPUT 1 -m comment --comment weft -j WEFT-INPUT\n\
+             :WEFT-FORWARD - [0:0]\n\
+             -A WEFT-FORWARD -i weft-aa -m comment --comment weft -j ACCEPT\n\
+             -A WEFT-FORWARD -o weft-aa -m comment --comment weft -j ACCEPT\n\
+             -I FORWARD 1 -m comment --comment weft -j WEFT-FORWARD\n\
+             COMMIT\n"
+        );
+    }
+
+    #[test]
+    fn what_is_there_and_not_wanted_is_removed() {
+        let ours = "-N WEFT-INPUT\n-A INPUT -m comment --comment weft -j WEFT-INPUT\n-A WEFT-INPUT -p icmp -j ACCEPT\n";
+        let table = table(&format!("-P INPUT ACCEPT\n{ours}"));
+
+        let repair = repair(&table, Some(&needs())).unwrap();
+
+        assert_eq!(
+            repair.input,
+            "*filter\n:WEFT-INPUT - [0:0]\n-D INPUT -m comment --comment weft -j WEFT-INPUT\n-X WEFT-INPUT\nCOMMIT\n"
+        );
+    }
+
+    #[test]
+    fn a_friendly_table_is_left_alone() {
+        let table = table("-P INPUT ACCEPT\n-P FORWARD ACCEPT\n-A INPUT -s 10.0.0.1/32 -j DROP\n");
+
+        assert_eq!(repair(&table, Some(&needs())), None);
+        assert_eq!(repair(&table, None), None);
+    }
+
+    fn table(listing: &str) -> ForeignTable {
+        ForeignTable { tool: Tool::IptablesNft, family: Family::Ip, name: "filter".to_owned(), chains: parse(listing) }
+    }
+
+    fn needs() -> Needs {
+        Needs { vxlan_port: 4789, legs: BTreeSet::from(["weft-aa".to_owned()]) }
+    }
+}

@@ -144,6 +144,19 @@ impl Link {
         Some(link)
     }
 
+    /// Takes over what a notification about a port of a bridge tells: family AF_BRIDGE, with IFLA_PROTINFO.
+    ///
+    /// One about the bridge itself has none, and tells nothing new.
+    pub(crate) fn update_port(&mut self, payload: &[u8]) {
+        for (kind, value) in Attributes(payload.get(16..).unwrap_or_default()) {
+            match kind {
+                libc::IFLA_MASTER => self.master = u32_at(value, 0),
+                libc::IFLA_PROTINFO => self.port = Some(BridgePort::decode(value)),
+                _ => {}
+            }
+        }
+    }
+
     /// What it is of ours, if it carries our mark.
     pub(crate) fn role(&self) -> Option<Role> {
         Role::of(&self.name).filter(|_| self.is_marked())

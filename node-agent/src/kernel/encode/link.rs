@@ -44,10 +44,6 @@ impl LinkRequest {
         Self::default().with(LinkAttribute::Group(group))
     }
 
-    pub(crate) fn renamed(self, name: &str) -> Self {
-        self.with(LinkAttribute::IfName(name.to_owned()))
-    }
-
     pub(crate) fn mac(self, mac: Mac) -> Self {
         self.with(LinkAttribute::Address(mac.octets().to_vec()))
     }

@@ -20,14 +20,7 @@ const BATCH: usize = 1000;
 const CONNECTION_LOST: Duration = Duration::from_secs(15);
 
 /// Delivers until the watch ends or nobody listens.
-pub(super) async fn run(
-    shared: Arc<Shared>,
-    client: Arc<Client>,
-    request: WatchRequest,
-    items: mpsc::Sender<WatchItem>,
-) {
-    let closures = client.link().closures;
-    let mut walk = Walk { shared, client, next: request.from.max(1), request, closures, cut_since: None };
+pub(super) async fn run(mut walk: Walk, items: mpsc::Sender<WatchItem>) {
     loop {
         let item = tokio::select! {
             biased;
@@ -41,7 +34,8 @@ pub(super) async fn run(
     }
 }
 
-struct Walk {
+/// A watch's way through history.
+pub(super) struct Walk {
     shared: Arc<Shared>,
     client: Arc<Client>,
     request: WatchRequest,
@@ -51,6 +45,11 @@ struct Walk {
 }
 
 impl Walk {
+    pub(super) fn new(shared: Arc<Shared>, client: Arc<Client>, request: WatchRequest) -> Self {
+        let closures = client.link().closures;
+        Self { shared, client, next: request.from.max(1), request, closures, cut_since: None }
+    }
+
     async fn next_item(&mut self) -> WatchItem {
         let idle_since = Instant::now();
         loop {

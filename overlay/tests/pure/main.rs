@@ -1,0 +1,10 @@
+//! Tests of what is decided without a kernel and without a store: view, desired state and plan.
+
+mod builder;
+mod cost;
+mod golden;
+mod happening;
+mod knowledge;
+mod properties;
+mod script;
+mod world;
