@@ -57,8 +57,8 @@ pub(crate) enum Failure {
     Output(#[from] OutputError),
     #[error(transparent)]
     Value(#[from] ValueError),
-    #[error("{0} is not linked into this build of weft yet")]
-    NotLinked(&'static str),
+    #[error("{0:#}")]
+    Daemon(anyhow::Error),
 }
 
 impl Failure {
@@ -67,11 +67,9 @@ impl Failure {
         match self {
             Self::Client(ClientError::Denied { .. }) => Exit::Privilege,
             Self::Client(ClientError::Refused(reply)) if reply.class != ErrorClass::Unavailable => Exit::Failed,
-            Self::Client(ClientError::Runtime { .. } | ClientError::Request { .. }) | Self::NotLinked(_) => {
-                Exit::Internal
-            }
+            Self::Client(ClientError::Runtime { .. } | ClientError::Request { .. }) => Exit::Internal,
             Self::Client(_) => Exit::Unavailable,
-            Self::Config(_) => Exit::Config,
+            Self::Config(_) | Self::Daemon(_) => Exit::Config,
             Self::Output(_) => Exit::Failed,
             Self::Value(_) => Exit::Usage,
         }

@@ -89,14 +89,15 @@ async fn await_end<S: Store>(store: &S, key: &[u8], since: Revision, lease: i64)
     let mut renew_at = Instant::now() + TTL / 4;
     loop {
         tokio::select! {
+            biased;
             // Both cancel-safe.
-            over = ended(&mut watch) => if over { return Ok(true) },
             () = sleep_until(renew_at) => {
                 if store.keep_alive(lease).await?.is_zero() {
                     return Ok(false);
                 }
                 renew_at = Instant::now() + TTL / 4;
             }
+            over = ended(&mut watch) => if over { return Ok(true) },
         }
     }
 }

@@ -93,6 +93,7 @@ pub async fn run<S: Store>(store: S, keys: Keyspace, settings: ControllerSetting
             settings: settings.clone(),
         };
         let ended = tokio::select! {
+            biased;
             // Dropping a pass is harmless: each of its writes is complete in itself.
             ended = seat.hold(&store) => ended,
             ended = lead(&leader, &mut rng) => ended,

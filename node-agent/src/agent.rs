@@ -157,7 +157,7 @@ pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> R
 }
 
 /// CAP_NET_ADMIN (12) and CAP_SYS_ADMIN (21), from capabilities(7).
-fn is_privileged() -> bool {
+pub(crate) fn is_privileged() -> bool {
     const NEEDED: u64 = 1 << 12 | 1 << 21;
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));

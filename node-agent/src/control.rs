@@ -2,7 +2,8 @@
 //!
 //! Everything here is generic over the [`Store`](weft_overlay::store::Store) port, takes its time from `tokio::time` and
 //! its randomness from the caller, and touches neither kernel nor file. No safety rests on what is remembered here: every
-//! write names the conditions under which it is right, and the store decides.
+//! write names the conditions under which it is right, and the store decides. Every `select!` here is biased, so that a run
+//! under a virtual clock can be repeated.
 
 pub mod allocation;
 pub mod backoff;

@@ -34,6 +34,7 @@ mod netlink;
 mod node;
 mod objects;
 mod observe;
+mod ports;
 mod recipe;
 mod rows;
 mod sandbox;
@@ -80,6 +81,9 @@ pub struct LinuxKernel<F> {
     departed: BTreeMap<(NetworkId, IpAddr), Mac>,
 }
 
+/// Bounds the memory that messages take while 300,000 rows are written.
+const ROWS_AT_ONCE: usize = 4096;
+
 /// The kinds of steps that are carried out in different ways.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lane {
@@ -110,7 +114,7 @@ impl<F: Firewall> LinuxKernel<F> {
 
     fn apply_lane(&mut self, lane: Lane, run: &[Step], all: &[Step]) -> Vec<Result<(), StepError>> {
         match lane {
-            Lane::Rows => self.apply_rows(run),
+            Lane::Rows => run.chunks(ROWS_AT_ONCE).flat_map(|rows| self.apply_rows(rows)).collect(),
             Lane::Device => run.iter().map(|step| self.apply_device(step, all)).collect(),
             Lane::Sandbox => run.iter().map(|step| self.apply_sandbox(step)).collect(),
             Lane::Node => run.iter().map(|step| self.apply_node(step)).collect(),
@@ -148,7 +152,7 @@ impl<F: Firewall> Kernel for LinuxKernel<F> {
             Scope::Node => Ok(KernelState { objects: self.observe_node(None)? }),
             Scope::Network(network) => self.observe_networks(Some(*network)),
             Scope::Objects(ids) => self.observe_objects(ids),
-            Scope::Sandboxes(places) => self.observe_sandboxes(places),
+            Scope::Sandboxes(places) => Ok(self.observe_sandboxes(places)),
         }
     }
 

@@ -1,5 +1,7 @@
 //! The kernel adapter against the real kernel, in namespaces that the tests make for themselves. Needs root.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot prepare its namespaces has failed")]
+
 #[path = "kernel/lab.rs"]
 mod lab;
 

@@ -293,5 +293,8 @@ pub(crate) enum NodeCommand {
         /// The node
         #[arg(value_name = "N")]
         name: Name,
+        /// Have the controller give up what the node still has: its endpoints, blocks and memberships
+        #[arg(long)]
+        force: bool,
     },
 }

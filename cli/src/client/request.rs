@@ -105,8 +105,8 @@ impl AgentRequest {
     }
 
     /// `weft node rm`
-    pub(crate) fn remove_node(name: &Name) -> Self {
-        Self::without_body(Method::DELETE, format!("/v1/nodes/{name}"))
+    pub(crate) fn remove_node(name: &Name, force: bool) -> Self {
+        Self::without_body(Method::DELETE, format!("/v1/nodes/{name}?force={force}"))
     }
 
     fn get(path: String) -> Self {
@@ -148,7 +148,8 @@ mod tests {
             (AgentRequest::node(&h1), "GET /v1/nodes/h1"),
             (AgentRequest::drain_node(&h1, false), "POST /v1/nodes/h1/drain?undo=false"),
             (AgentRequest::drain_node(&h1, true), "POST /v1/nodes/h1/drain?undo=true"),
-            (AgentRequest::remove_node(&h1), "DELETE /v1/nodes/h1"),
+            (AgentRequest::remove_node(&h1, false), "DELETE /v1/nodes/h1?force=false"),
+            (AgentRequest::remove_node(&h1, true), "DELETE /v1/nodes/h1?force=true"),
         ];
 
         for (request, expected) in table {

@@ -2,7 +2,10 @@
 
 use std::process::ExitCode;
 
-use super::daemon::observe_host_name;
+use weft_node_agent::doctor::{self, DoctorOptions};
+use weft_overlay::keys::Keyspace;
+
+use super::daemon::{etcd_options, observe_host_name, run_daemon};
 use crate::{
     args::{DoctorArgs, GlobalArgs},
     config::{DoctorConfig, Settings},
@@ -19,8 +22,25 @@ pub(super) fn run(args: DoctorArgs, global: &GlobalArgs) -> Result<ExitCode, Fai
 }
 
 /// Makes the checks.
-fn run_checks(_config: &DoctorConfig) -> Result<Vec<Finding>, Failure> {
-    Err(Failure::NotLinked("the preflight check"))
+fn run_checks(config: &DoctorConfig) -> Result<Vec<Finding>, Failure> {
+    let DoctorConfig { etcd, host, socket } = config;
+    let store = etcd.as_ref().map(etcd_options).transpose().map_err(Failure::Daemon)?;
+    let keys = etcd.as_ref().map(|etcd| Keyspace::under(&etcd.key_prefix.to_string())).unwrap_or_default();
+    let options = DoctorOptions {
+        store,
+        keys,
+        underlay: host.underlay.as_ref().map(ToString::to_string),
+        vxlan_port: host.vxlan_port,
+        state_dir: host.state_dir.clone(),
+        socket: socket.clone(),
+    };
+    let mut findings = Vec::new();
+    run_daemon(async {
+        findings = doctor::run(&options).await;
+        Ok(())
+    })
+    .map_err(Failure::Daemon)?;
+    Ok(findings)
 }
 
 fn verdict(findings: &[Finding]) -> Exit {

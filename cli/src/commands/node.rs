@@ -16,6 +16,6 @@ pub(super) fn run(command: NodeCommand, global: &GlobalArgs) -> Result<ExitCode,
         NodeCommand::Ls => ask::<Vec<Node>>(global, AgentRequest::nodes()),
         NodeCommand::Inspect { name } => ask::<Node>(global, AgentRequest::node(&name)),
         NodeCommand::Drain { name, undo } => ask::<Node>(global, AgentRequest::drain_node(&name, undo)),
-        NodeCommand::Rm { name } => ask::<Node>(global, AgentRequest::remove_node(&name)),
+        NodeCommand::Rm { name, force } => ask::<Node>(global, AgentRequest::remove_node(&name, force)),
     }
 }

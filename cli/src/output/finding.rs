@@ -1,33 +1,8 @@
 //! What `weft doctor` found.
 
-use serde::{Deserialize, Serialize};
+pub(crate) use weft_node_agent::doctor::{Finding, Verdict};
 
 use super::{Page, printable};
-
-/// What one check of `weft doctor` found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Finding {
-    /// What was checked.
-    pub(crate) check: String,
-    /// How it stands.
-    pub(crate) verdict: Verdict,
-    /// What was found.
-    pub(crate) detail: String,
-    /// What to do about it.
-    pub(crate) remedy: Option<String>,
-}
-
-/// How a check stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Verdict {
-    /// As it should be.
-    Ok,
-    /// The agent will run, but not as well as it could.
-    Warning,
-    /// The agent will not run.
-    Failure,
-}
 
 impl Page for Vec<Finding> {
     fn page(&self) -> String {

@@ -179,9 +179,10 @@ impl<S: Store> Follower<S> {
     async fn list(&mut self, mut linearizable: bool) -> Result<(Listed, ListVerdict), Gone> {
         loop {
             let listed = tokio::select! {
+                biased;
                 // Both are cancel-safe: a list changes nothing.
-                listed = list_all(&self.store, self.range.clone(), linearizable) => listed,
                 () = self.updates.closed() => return Err(Gone),
+                listed = list_all(&self.store, self.range.clone(), linearizable) => listed,
             };
             match listed {
                 Ok(page) => {
@@ -205,9 +206,10 @@ impl<S: Store> Follower<S> {
         loop {
             let from = self.known.complete() + 1;
             let opened = tokio::select! {
+                biased;
                 // A watch that was being opened ends when it is dropped.
-                opened = self.store.watch(WatchRequest { range: self.range.clone(), from }) => opened,
                 () = self.updates.closed() => return Err(Gone),
+                opened = self.store.watch(WatchRequest { range: self.range.clone(), from }) => opened,
             };
             match opened {
                 Ok(watch) => match self.read(watch, relist_at).await? {
@@ -232,10 +234,11 @@ impl<S: Store> Follower<S> {
         }
         loop {
             let item = tokio::select! {
+                biased;
                 // Each is cancel-safe: `Watch::next` is documented so, the others hold nothing.
-                item = watch.next() => item,
-                () = sleep_until(relist_at) => return Ok(WatchEnd::Relist),
                 () = self.updates.closed() => return Err(Gone),
+                () = sleep_until(relist_at) => return Ok(WatchEnd::Relist),
+                item = watch.next() => item,
             };
             match item {
                 WatchItem::Events { events, revision } => {
@@ -293,6 +296,7 @@ impl<S: Store> Follower<S> {
 
     async fn pause(&self, wait: Duration) -> Result<(), Gone> {
         tokio::select! {
+            biased;
             () = sleep(wait) => Ok(()),
             () = self.updates.closed() => Err(Gone),
         }

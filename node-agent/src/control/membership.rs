@@ -231,7 +231,9 @@ impl<S: Store> Membership<S> {
         Ok(joined)
     }
 
-    /// Says whether a container of this node is in a network. Without one for [`LINGER`], the node leaves it.
+    /// Says whether a container of this node is in a network. With one, the node is kept in it; without one for
+    /// [`LINGER`], the node leaves it. To be said for every joined network after a start, because until then it is taken
+    /// for used.
     pub fn set_in_use(&self, network: NetworkId, containers: bool) {
         let part = self.part(network);
         let mut usage = part.use_.lock().unwrap_or_else(PoisonError::into_inner);
@@ -264,6 +266,7 @@ impl<S: Store> Membership<S> {
         loop {
             let next = self.tend().await;
             tokio::select! {
+                biased;
                 // All cancel-safe: permits and changes stay until they are taken.
                 () = sleep_until(next) => {}
                 () = self.inner.wake.notified() => {}
@@ -320,7 +323,14 @@ impl<S: Store> Membership<S> {
     async fn refresh(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let Standing::Active(token) = *self.inner.registration.standing.borrow() else { return Ok(()) };
         let mut joined = part.joined.lock().await;
-        let Some(joined) = joined.as_mut() else { return Ok(()) };
+        let Some(joined) = joined.as_mut() else {
+            if part.usage().containers
+                && let Some(spec) = self.active_spec(network).await?
+            {
+                *joined = Some(self.make_leg(network, &spec, None).await?);
+            }
+            return Ok(());
+        };
         let member = MemberRecord { extra: joined.member.extra.clone(), ..self.member(token.epoch) };
         if member == joined.member {
             return Ok(());
@@ -392,7 +402,10 @@ impl<S: Store> Membership<S> {
 
     fn leg_request(&self, at: Option<&EndpointRecord>) -> EndpointRequest {
         EndpointRequest {
-            id: EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
+            id: at.map_or_else(
+                || EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
+                |leg| leg.id,
+            ),
             kind: EndpointKind::Leg,
             name: leg_name(&self.inner.identity.name),
             aliases: Vec::new(),
@@ -421,6 +434,8 @@ impl<S: Store> Membership<S> {
             let own = own_endpoints(&self.inner.client, self.inner.identity.node, self.deadline()).await?;
             for (network, leg) in own {
                 let part = self.part(network);
+                // Until the agent has looked for its containers, they may be there.
+                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) = Use { containers: true, unused_since: None };
                 if leg.record.kind == EndpointKind::Container {
                     continue;
                 }

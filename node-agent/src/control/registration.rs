@@ -230,6 +230,7 @@ impl<S: Store> Registrar<S> {
         let live = wake_on_change(self.client.clone(), live, woken);
         // One task for all three: dropping this future ends them together.
         tokio::select! {
+            biased;
             () = fence => {}
             () = live => {}
             () = self.keep_registered() => {}
@@ -248,6 +249,7 @@ impl<S: Store> Registrar<S> {
             // Renewals go on whatever else happens; anything else leads to a fresh look.
             loop {
                 tokio::select! {
+                    biased;
                     // All cancel-safe: a permit of `Notify` and a change of a watch channel stay until they are taken.
                     () = sleep_until(renew_at) => {
                         let (next, lost) = self.renew().await;

@@ -130,7 +130,7 @@ impl DataPlaneNamespace {
         if self.check_mounted() {
             return Ok(false);
         }
-        ensure_directory(self.path.parent().unwrap_or(Path::new(DIRECTORY)))?;
+        ensure_directory(self.path.parent().unwrap_or_else(|| Path::new(DIRECTORY)))?;
         self.mount()?;
         Ok(true)
     }

@@ -13,8 +13,8 @@ use std::{
 
 use nix::errno::Errno;
 use weft_overlay::{
-    id::{EndpointId, NetworkId},
-    kernel::{Bridge, Leg, NetworkObject, Object, ObjectId, Port, SandboxState, Step, StepError, Vxlan},
+    id::NetworkId,
+    kernel::{Bridge, Leg, NetworkObject, Object, ObjectId, Step, StepError, Vxlan},
 };
 
 use super::{
@@ -23,13 +23,13 @@ use super::{
     encode::link::LinkRequest,
     errno::{action, deleted, foreign, io_error, step_error},
     graves, host,
-    mark::{GROUP, Role, endpoint_alias, network_alias},
+    mark::{GROUP, Role, network_alias},
     netlink::{Refusal, Request},
+    ports::is_sandbox_of,
     recipe::{
         LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults,
         vxlan_reasons_to_recreate,
     },
-    sandbox,
     settings::{self, Setting},
 };
 
@@ -37,7 +37,7 @@ use super::{
 const VNI_PATIENCE: Duration = Duration::from_secs(1);
 const VNI_PAUSE: Duration = Duration::from_millis(10);
 
-type Outcome = Result<(), StepError>;
+pub(super) type Outcome = Result<(), StepError>;
 
 impl<F: Firewall> LinuxKernel<F> {
     pub(super) fn apply_device(&mut self, step: &Step, all: &[Step]) -> Outcome {
@@ -216,91 +216,6 @@ impl<F: Firewall> LinuxKernel<F> {
         all_done(answers).map_err(|refusal| step_error(&action(step), refusal))
     }
 
-    /// `comes`: a step about the container's end follows by itself.
-    fn ensure_port(
-        &mut self,
-        step: &Step,
-        (network, endpoint): (NetworkId, EndpointId),
-        desired: &Port,
-        comes: bool,
-    ) -> Outcome {
-        let role = Role::Port(endpoint);
-        self.bridge_index(step, network)?;
-        if self.ours(step, role)?.is_none() {
-            let Some(sandbox) = self.sandboxes.get(&endpoint).cloned() else {
-                return Err(StepError {
-                    action: format!("{}: where its container's end belongs is not known", action(step)),
-                    hint: None,
-                    cause: Errno::ENOENT.into(),
-                });
-            };
-            self.create_pair(step, (network, endpoint), &sandbox)?;
-            if !comes {
-                sandbox::ensure(&sandbox, network, endpoint).map_err(|refusal| step_error(&action(step), refusal))?;
-            }
-        }
-        let Some(link) = self.ours(step, role)? else { return vanished(step) };
-        self.mend_port(step, (network, endpoint), desired, &link)
-    }
-
-    fn mend_port(
-        &mut self,
-        step: &Step,
-        (network, endpoint): (NetworkId, EndpointId),
-        desired: &Port,
-        link: &Link,
-    ) -> Outcome {
-        let bridge = self.bridge_index(step, network)?;
-        let mut changes = Vec::new();
-        if !port_faults(link, network, Some(endpoint)).is_empty() {
-            changes.push(common(link, &endpoint_alias(network, endpoint)).without_link_local().change());
-        }
-        changes.extend(mtu_change(link, desired.mtu));
-        changes.extend(attachment(link, bridge, false));
-        changes.extend(state_change(link, desired.up));
-        self.change(step, changes)
-    }
-
-    /// Gives a port that was made anew what the one before it had.
-    pub(super) fn restore_port(&mut self, step: &Step, ids: (NetworkId, EndpointId), before: &Link) -> Outcome {
-        let Some(link) = self.ours(step, Role::Port(ids.1))? else { return vanished(step) };
-        let desired = Port { mtu: before.mtu, up: before.up, attached: true };
-        self.mend_port(step, ids, &desired, &link)
-    }
-
-    /// Makes both ends of an endpoint's veth, the container's straight into its namespace.
-    ///
-    /// A device of an endpoint that left a moment ago may still have the interface's name; then it is swept first.
-    pub(super) fn create_pair(
-        &mut self,
-        step: &Step,
-        (network, endpoint): (NetworkId, EndpointId),
-        sandbox: &SandboxState,
-    ) -> Outcome {
-        let container = sandbox::open(&sandbox.place)
-            .map_err(|refusal| step_error(&action(step), refusal))?
-            .ok_or_else(|| gone(step, sandbox))?;
-        let name = Role::Port(endpoint).name();
-        let request = || {
-            let peer = LinkRequest::named(sandbox.place.ifname.as_str())
-                .mac(sandbox.mac)
-                .mtu(sandbox.mtu)
-                .group(GROUP)
-                .namespace(container.as_fd());
-            LinkRequest::named(&name).mtu(sandbox.mtu).group(GROUP).veth(peer).create()
-        };
-        let answer = match self.data_plane.ask(request()) {
-            Err(refusal) if refusal.errno() == Errno::EEXIST => {
-                graves::sweep(&mut self.data_plane)?;
-                self.data_plane.ask(request())
-            }
-            answer => answer,
-        };
-        answer.map_err(|refusal| pair_error(step, refusal))?;
-        let marked = LinkRequest::named(&name).alias(&endpoint_alias(network, endpoint)).without_link_local().change();
-        self.change(step, vec![marked])
-    }
-
     fn delete_device(&mut self, step: &Step, network: NetworkId, object: &NetworkObject) -> Outcome {
         let role = match object {
             NetworkObject::Bridge => Role::Bridge(network),
@@ -346,7 +261,7 @@ impl<F: Firewall> LinuxKernel<F> {
         }
     }
 
-    fn bridge_index(&mut self, step: &Step, network: NetworkId) -> Result<u32, StepError> {
+    pub(super) fn bridge_index(&mut self, step: &Step, network: NetworkId) -> Result<u32, StepError> {
         let missing = || StepError {
             action: format!("{}: there is no device {}", action(step), network.bridge_name()),
             hint: None,
@@ -388,20 +303,20 @@ fn leg_settings(device: &str) -> Vec<Setting> {
     v4.chain(v6).collect()
 }
 
-fn common(link: &Link, alias: &str) -> LinkRequest {
+pub(super) fn common(link: &Link, alias: &str) -> LinkRequest {
     LinkRequest::indexed(link.index).alias(alias).group(GROUP)
 }
 
-fn mtu_change(link: &Link, mtu: u32) -> Option<Request> {
+pub(super) fn mtu_change(link: &Link, mtu: u32) -> Option<Request> {
     (link.mtu != mtu).then(|| LinkRequest::indexed(link.index).mtu(mtu).change())
 }
 
-fn state_change(link: &Link, up: bool) -> Vec<Request> {
+pub(super) fn state_change(link: &Link, up: bool) -> Vec<Request> {
     if link.up == up { Vec::new() } else { vec![LinkRequest::indexed(link.index).up(up).change()] }
 }
 
 /// Into the bridge, with its flags: entering a bridge resets them.
-fn attachment(link: &Link, bridge: u32, suppress_neighbours: bool) -> Vec<Request> {
+pub(super) fn attachment(link: &Link, bridge: u32, suppress_neighbours: bool) -> Vec<Request> {
     if is_attached(link, Some(bridge), suppress_neighbours) {
         return Vec::new();
     }
@@ -413,32 +328,12 @@ fn all_done(answers: Vec<Result<Vec<u8>, Refusal>>) -> Result<(), Refusal> {
     answers.into_iter().try_for_each(|answer| answer.map(drop))
 }
 
-fn is_sandbox_of(step: &Step, endpoint: EndpointId) -> bool {
-    let sandbox = matches!(step.id(), ObjectId::Network(_, NetworkObject::Sandbox(of)) if *of == endpoint);
-    sandbox && step.result().is_some()
-}
-
-fn pair_error(step: &Step, refusal: Refusal) -> StepError {
-    let exists = refusal.errno() == Errno::EEXIST;
-    let error = step_error(&action(step), refusal);
-    let hint = "the container has an interface of that name; remove it or choose another name with --ifname";
-    if exists { StepError { hint: Some(hint), ..error } } else { error }
-}
-
-pub(super) fn gone(step: &Step, sandbox: &SandboxState) -> StepError {
-    StepError {
-        action: format!("{}: the container's namespace {} is gone", action(step), sandbox.place.path),
-        hint: Some("it was deleted or made anew; connect the container again"),
-        cause: Errno::ENOENT.into(),
-    }
-}
-
 fn mismatch(step: &Step) -> Outcome {
     let action = format!("{}: that is not an object of this kind", action(step));
     Err(StepError { action, hint: None, cause: Errno::EINVAL.into() })
 }
 
-fn vanished(step: &Step) -> Outcome {
+pub(super) fn vanished(step: &Step) -> Outcome {
     let action = format!("{}: the device vanished at once", action(step));
     Err(StepError { action, hint: Some("something else on this host removes it"), cause: Errno::ENODEV.into() })
 }

@@ -40,6 +40,11 @@ pub(crate) fn bridge_row(verb: Verb, port: u32, mac: Mac) -> Request {
     row(verb, bridge_neighbour(port, mac.octets(), NeighbourFlags::Controller, NeighbourState::Noarp))
 }
 
+/// Deletes a row by which a bridge takes a MAC for its own.
+pub(crate) fn delete_own_row(bridge: u32, mac: Mac) -> Request {
+    row(Verb::Delete, bridge_neighbour(bridge, mac.octets(), NeighbourFlags::Own, NeighbourState::Noarp))
+}
+
 /// A row of a VXLAN device: a MAC is behind this VTEP.
 pub(crate) fn tunnel_row(verb: Verb, vxlan: u32, mac: Mac, vtep: IpAddr) -> Request {
     let mut message = bridge_neighbour(vxlan, mac.octets(), NeighbourFlags::Own, NeighbourState::Permanent);

@@ -99,7 +99,7 @@ impl Channel {
         let mut answers = Vec::with_capacity(requests.len());
         let mut batch = Batch::default();
         for request in requests {
-            self.written += u64::from(!matches!(request.message, RouteNetlinkMessage::GetLink(_)));
+            self.written += u64::from(!is_question(&request.message));
             let sequence = self.next_sequence();
             let message = encode(request.message, request.flags | NLM_F_REQUEST, sequence);
             if batch.is_full(message.buffer_len()) {
@@ -267,6 +267,11 @@ impl Batch {
         let asked = u16_at(&self.bytes, flags.start).unwrap_or(NLM_F_REQUEST) | NLM_F_ACK;
         self.bytes[flags].copy_from_slice(&asked.to_ne_bytes());
     }
+}
+
+fn is_question(message: &RouteNetlinkMessage) -> bool {
+    use RouteNetlinkMessage::{GetAddress, GetLink, GetNeighbour, GetRoute, GetRule};
+    matches!(message, GetAddress(_) | GetLink(_) | GetNeighbour(_) | GetRoute(_) | GetRule(_))
 }
 
 /// Opens a socket for requests in a namespace.

@@ -147,7 +147,7 @@ mod tests {
 
         assert_eq!(guard(std::slice::from_ref(&foreign), 4789), None);
         assert_eq!(guard(&[foreign.clone(), wanted_guard(4789)], 4789), Some(Object::Present));
-        assert!(matches!(guard(&[other_port.clone()], 4789), Some(Object::Deviant(_))));
+        assert!(matches!(guard(std::slice::from_ref(&other_port), 4789), Some(Object::Deviant(_))));
         assert!(matches!(guard(&[other_port, wanted_guard(4789)], 4789), Some(Object::Deviant(_))));
     }
 

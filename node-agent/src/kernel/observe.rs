@@ -74,23 +74,16 @@ impl<F: Firewall> LinuxKernel<F> {
     }
 
     /// The insides of containers. One whose namespace is not there, or is another one now, is gone.
-    pub(super) fn observe_sandboxes(
-        &mut self,
-        places: &BTreeMap<ObjectId, Place>,
-    ) -> Result<KernelState, ObserveError> {
+    pub(super) fn observe_sandboxes(&self, places: &BTreeMap<ObjectId, Place>) -> KernelState {
         let mut state = KernelState::default();
         for (id, place) in places {
             let ObjectId::Network(network, NetworkObject::Sandbox(endpoint)) = id else { continue };
-            let read = sandbox::observe(place, *network, *endpoint).map_err(|cause| ObserveError {
-                what: "a container's interface",
-                namespace: place.path.clone(),
-                cause,
-            })?;
-            if let Some(object) = read {
-                state.objects.insert(id.clone(), object);
-            }
+            // One container that cannot be read must not hide the others.
+            let unreadable = |cause: std::io::Error| Some(Object::Deviant(format!("not readable: {cause}")));
+            let read = sandbox::observe(place, *network, *endpoint).unwrap_or_else(unreadable);
+            state.objects.extend(read.map(|object| (id.clone(), object)));
         }
-        Ok(state)
+        state
     }
 
     /// The devices with these roles, asked for by name. Absent where there is none.
@@ -118,7 +111,8 @@ impl<F: Firewall> LinuxKernel<F> {
                 let bridge = found.by_role(Role::Bridge(network)).map(|link| link.index);
                 selections.extend(bridge.map(Forwarding::Bridge));
                 // Outside its bridge, the tunnel is not among the bridge's ports.
-                let loose = found.by_role(Role::Vxlan(network)).filter(|link| link.master.is_none() || link.master != bridge);
+                let loose =
+                    found.by_role(Role::Vxlan(network)).filter(|link| link.master.is_none() || link.master != bridge);
                 selections.extend(loose.map(|link| Forwarding::Port(link.index)));
             }
         }
@@ -152,19 +146,13 @@ impl<F: Firewall> LinuxKernel<F> {
     }
 
     fn read_addresses(&mut self, found: &Devices, network: Option<NetworkId>) -> Result<Vec<Address>, ObserveError> {
-        let device = match leg_index(found, network) {
-            Some(device) => device,
-            None => return Ok(Vec::new()),
-        };
+        let Some(device) = leg_index(found, network) else { return Ok(Vec::new()) };
         let error = observe_error("addresses", self.host.namespace());
         self.host.dump(&list_addresses(device), |_, payload| Address::decode(payload)).map_err(error)
     }
 
     fn read_routes(&mut self, found: &Devices, network: Option<NetworkId>) -> Result<Vec<Route>, ObserveError> {
-        let device = match leg_index(found, network) {
-            Some(device) => device,
-            None => return Ok(Vec::new()),
-        };
+        let Some(device) = leg_index(found, network) else { return Ok(Vec::new()) };
         let mut routes = Vec::new();
         for family in FAMILIES {
             let request = list_routes(family, Some(ROUTE_PROTOCOL), device);

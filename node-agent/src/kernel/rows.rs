@@ -12,7 +12,9 @@ use weft_overlay::{
 };
 
 use super::{
-    encode::{Verb, bridge_row, delete_address, flood_row, leg_address, leg_route, neighbour_row, tunnel_row},
+    encode::{
+        Verb, bridge_row, delete_address, delete_own_row, flood_row, leg_address, leg_route, neighbour_row, tunnel_row,
+    },
     mark::Role,
     netlink::Request,
     objects::Devices,
@@ -94,7 +96,9 @@ fn bridge_requests(step: &Step, network: NetworkId, devices: &Devices, actual_po
     let verb = verb(step);
     let object = step.result().or_else(|| objects(step).next());
     if let (Some(port), Verb::Delete) = (actual_port, verb) {
-        return Requests::Send(vec![bridge_row(verb, port, *mac)]);
+        let of_bridge = devices.by_role(Role::Bridge(network)).is_some_and(|bridge| bridge.index == port);
+        let deletion = if of_bridge { delete_own_row(port, *mac) } else { bridge_row(verb, port, *mac) };
+        return Requests::Send(vec![deletion]);
     }
     match object.and_then(|object| port_role(network, object)) {
         Some(role) => match index(devices, role, step) {

@@ -15,13 +15,13 @@ use weft_overlay::{
 use super::{
     Firewall, LinuxKernel,
     decode::{Address, Route, link::Link},
-    devices::gone,
     encode::{Verb, container_address, default_route, delete_address, link::LinkRequest, list_addresses, list_routes},
     errno::{action, deleted, foreign, step_error},
     graves,
     mark::{GROUP, Role, endpoint_alias},
     netlink::{Channel, Refusal},
     observe::found_or_missing,
+    ports::gone,
     settings::{self, Setting},
 };
 use crate::netns::{Namespace, NetnsError};
@@ -83,7 +83,7 @@ pub(crate) fn ensure(desired: &SandboxState, network: NetworkId, endpoint: Endpo
     if !is_ours(&interior.link, network, endpoint) {
         return Err(Refusal { cause: Errno::EEXIST.into(), text: Some(interior.link.description()) });
     }
-    settings::ensure(channel.namespace(), &interface_settings(desired, channel.namespace())?)?;
+    ensure_settings(channel.namespace(), desired)?;
     set_link(&mut channel, &interior.link, desired, &endpoint_alias(network, endpoint))?;
     set_addresses(&mut channel, &interior, desired)?;
     if interior.link.up != desired.up {
@@ -137,23 +137,22 @@ impl<F: Firewall> LinuxKernel<F> {
 
 /// Inside the container: no router advertisements, addresses survive the link's going down, and a strict reverse path
 /// filter is loosened, since it loses what arrives by a second network.
-fn interface_settings(desired: &SandboxState, namespace: &Namespace) -> io::Result<Vec<Setting>> {
+fn ensure_settings(namespace: &Namespace, desired: &SandboxState) -> io::Result<()> {
     let device = desired.place.ifname.as_str();
     let v6 = |name: &str, value| Setting::of_device("ipv6", device, name, value);
     let mut wanted = vec![v6("accept_ra", 0), v6("keep_addr_on_down", 1)];
     if desired.addresses.iter().any(IpNetwork::is_ipv6) {
         wanted.push(v6("disable_ipv6", 0));
     }
-    let strict = namespace
-        .run(|| {
-            let all = settings::read("ipv4/conf/all/rp_filter")?;
-            let own = settings::read(&format!("ipv4/conf/{device}/rp_filter"))?;
-            // The kernel takes the larger of the two; 1 is strict, 2 is loose.
-            Ok::<bool, io::Error>(all.max(own) == Some(1))
-        })
-        .map_err(io::Error::other)??;
-    wanted.extend(strict.then(|| Setting::of_device("ipv4", device, "rp_filter", 2)));
-    Ok(wanted)
+    let inside = || {
+        let all = settings::read("ipv4/conf/all/rp_filter")?;
+        let own = settings::read(&format!("ipv4/conf/{device}/rp_filter"))?;
+        // The kernel takes the larger of the two; 1 is strict, 2 is loose.
+        let strict = all.max(own) == Some(1);
+        wanted.extend(strict.then(|| Setting::of_device("ipv4", device, "rp_filter", 2)));
+        settings::write(&wanted)
+    };
+    namespace.run(inside).map_err(io::Error::other)?
 }
 
 fn set_link(channel: &mut Channel, link: &Link, desired: &SandboxState, alias: &str) -> Result<(), Refusal> {

@@ -34,13 +34,18 @@ impl Setting {
 /// # Errors
 /// When the namespace cannot be entered or a value is refused; settings that do not exist are skipped.
 pub(crate) fn ensure(namespace: &Namespace, settings: &[Setting]) -> io::Result<()> {
-    let write = || {
-        settings.iter().try_for_each(|setting| match read(&setting.path)? {
-            Some(value) if value != setting.value => fs::write(file(&setting.path), setting.value.to_string()),
-            _ => Ok(()),
-        })
-    };
-    namespace.run(write).map_err(io::Error::other)?
+    namespace.run(|| write(settings)).map_err(io::Error::other)?
+}
+
+/// The same in the namespace of the calling thread.
+///
+/// # Errors
+/// When a value is refused.
+pub(crate) fn write(settings: &[Setting]) -> io::Result<()> {
+    settings.iter().try_for_each(|setting| match read(&setting.path)? {
+        Some(value) if value != setting.value => fs::write(file(&setting.path), setting.value.to_string()),
+        _ => Ok(()),
+    })
 }
 
 /// The settings that differ, in words. Empty when all hold.

@@ -65,7 +65,8 @@ impl<F: Firewall> LinuxKernel<F> {
         found: &Devices,
         (data_plane, host): (&mut Vec<Request>, &mut Vec<Request>),
     ) -> Pending {
-        let step = &self.with_actual_prefix(step, found);
+        let actual = self.with_actual_prefix(step, found);
+        let step = actual.as_ref().unwrap_or(step);
         let actual_port = if needs_actual_port(step) { self.actual_port(step, found) } else { None };
         let in_host =
             matches!(step.id(), ObjectId::Network(_, NetworkObject::LegAddress(_) | NetworkObject::LegRoute(_)));
@@ -103,25 +104,19 @@ impl<F: Firewall> LinuxKernel<F> {
     }
 
     /// An IPv6 address is deleted by its prefix length too, which a deviant one does not tell.
-    fn with_actual_prefix(&mut self, step: &Step, found: &Devices) -> Step {
-        let (observed, ObjectId::Network(network, NetworkObject::LegAddress(ip))) = (
-            match step {
-                Step::Replace { observed, .. } | Step::Delete(_, observed) => observed,
-                Step::Create(..) => return step.clone(),
-            },
-            step.id(),
-        ) else {
-            return step.clone();
+    fn with_actual_prefix(&mut self, step: &Step, found: &Devices) -> Option<Step> {
+        let ObjectId::Network(network, NetworkObject::LegAddress(ip)) = step.id() else { return None };
+        let (Step::Replace { observed: Object::Deviant(_), .. } | Step::Delete(_, Object::Deviant(_))) = step else {
+            return None;
         };
-        let (Object::Deviant(_), Some(leg)) = (observed, found.by_role(Role::Leg(*network))) else {
-            return step.clone();
-        };
-        let read = self.host.dump(&list_addresses(Some(leg.index)), |_, payload| Address::decode(payload));
-        let actual = read.ok().and_then(|all| all.into_iter().find(|a| a.local == *ip && a.index == leg.index));
-        match (step.clone(), actual.map(|a| Object::LegAddress { prefix: a.prefix, deprecated: false })) {
-            (Step::Replace { id, desired, .. }, Some(observed)) => Step::Replace { id, observed, desired },
-            (Step::Delete(id, _), Some(observed)) => Step::Delete(id, observed),
-            (step, _) => step,
+        let leg = found.by_role(Role::Leg(*network))?.index;
+        let read = self.host.dump(&list_addresses(Some(leg)), |_, payload| Address::decode(payload));
+        let actual = read.ok()?.into_iter().find(|address| address.local == *ip && address.index == leg)?;
+        let observed = Object::LegAddress { prefix: actual.prefix, deprecated: false };
+        match step.clone() {
+            Step::Replace { id, desired, .. } => Some(Step::Replace { id, observed, desired }),
+            Step::Delete(id, _) => Some(Step::Delete(id, observed)),
+            Step::Create(..) => None,
         }
     }
 

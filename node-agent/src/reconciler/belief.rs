@@ -69,10 +69,10 @@ impl<K: Kernel> Reconciler<K> {
         }
         let ObjectId::Network(network, object) = id else { return };
         match object {
-            NetworkObject::Bridge | NetworkObject::Vxlan | NetworkObject::Leg => {
-                if drops_others(step) && standing.contains(network) {
-                    self.doubts.networks.insert(*network);
-                }
+            NetworkObject::Bridge | NetworkObject::Vxlan | NetworkObject::Leg
+                if drops_others(step) && standing.contains(network) =>
+            {
+                self.doubts.networks.insert(*network);
             }
             NetworkObject::Port(endpoint) => {
                 if matches!(step, Step::Delete(..)) {

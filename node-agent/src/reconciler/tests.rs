@@ -1,1 +1,5 @@
-//! Placeholder.
+mod answers;
+mod node;
+mod repair;
+mod scripted;
+mod starting;

@@ -2,7 +2,7 @@
 
 use std::net::UdpSocket;
 
-use weft_overlay::kernel::{Kernel, NetworkObject, NodeObject, Family, Object, ObjectId, Scope, Step, StepError};
+use weft_overlay::kernel::{Family, Kernel, NetworkObject, NodeObject, Object, ObjectId, Scope, Step, StepError};
 
 use crate::lab::{Host, Network, apply, ip, mac, sh};
 
@@ -159,7 +159,10 @@ fn a_udp_port_in_use_is_named_with_its_user() {
 
     let seen = host.observe(&Scope::Network(network.id)).objects[&network.id(NetworkObject::Vxlan)].clone();
     let desired = network.get(NetworkObject::Vxlan);
-    apply(&mut host.kernel, &[Step::Replace { id: network.id(NetworkObject::Vxlan), observed: seen, desired: desired.clone() }]);
+    apply(
+        &mut host.kernel,
+        &[Step::Replace { id: network.id(NetworkObject::Vxlan), observed: seen, desired: desired.clone() }],
+    );
     assert_eq!(host.observe(&Scope::Network(network.id)).objects[&network.id(NetworkObject::Vxlan)], desired);
 }
 
@@ -169,9 +172,8 @@ fn a_full_bridge_is_named_with_its_limit() {
     let network = Network::new(1);
     apply(&mut host.kernel, &[creation(&network, NetworkObject::Bridge)]);
     let bridge = network.id.bridge_name();
-    let fill = format!(
-        "for i in $(seq 0 1022); do echo link add a$i master {bridge} type veth peer b$i; done | ip -batch -"
-    );
+    let fill =
+        format!("for i in $(seq 0 1022); do echo link add a$i master {bridge} type veth peer b$i; done | ip -batch -");
     sh(&host.data_plane, &fill);
     let sandbox = creation(&network, NetworkObject::Sandbox(network.endpoint));
 
@@ -187,10 +189,15 @@ fn learnt_rows_are_seen_and_removed() {
     let network = Network::new(1);
     host.create(&network.state);
     let (bridge, vxlan) = (network.id.bridge_name(), network.id.vxlan_name());
-    sh(&host.data_plane, &format!("bridge fdb add 02:00:00:00:00:31 dev {} master dynamic", network.endpoint.port_name()));
+    sh(
+        &host.data_plane,
+        &format!("bridge fdb add 02:00:00:00:00:31 dev {} master dynamic", network.endpoint.port_name()),
+    );
     sh(&host.data_plane, &format!("bridge fdb add 02:00:00:00:00:32 dev {vxlan} self dynamic dst 198.18.0.9"));
     sh(&host.data_plane, &format!("ip neigh add 10.33.0.99 lladdr 02:00:00:00:00:33 dev {bridge} nud reachable"));
+    sh(&host.data_plane, &format!("bridge fdb add 02:00:00:00:00:34 dev {bridge} self local"));
     let ids = [
+        NetworkObject::BridgeFdb(mac("02:00:00:00:00:34")),
         NetworkObject::BridgeFdb(mac("02:00:00:00:00:31")),
         NetworkObject::TunnelFdb(mac("02:00:00:00:00:32")),
         NetworkObject::Neighbour(ip("10.33.0.99")),

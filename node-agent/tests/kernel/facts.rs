@@ -29,7 +29,10 @@ fn addresses_and_routes_of_the_host_are_listed_without_ours() {
 #[test]
 fn the_mtu_of_a_route_is_the_smaller_of_its_own_and_its_devices() {
     let place = namespace();
-    sh(&place, "ip link add up0 mtu 1400 type veth peer up1 && ip addr add 198.18.0.1/24 dev up0 && ip link set up0 up");
+    sh(
+        &place,
+        "ip link add up0 mtu 1400 type veth peer up1 && ip addr add 198.18.0.1/24 dev up0 && ip link set up0 up",
+    );
     sh(&place, "ip addr add fd00:9::1/64 dev up0 nodad && ip link set up1 up");
     sh(&place, "ip route add 203.0.113.0/24 dev up0 mtu 1300 && ip route add 192.0.2.0/24 dev up0 mtu 9000");
 

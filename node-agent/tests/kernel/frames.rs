@@ -12,7 +12,7 @@ use weft_overlay::kernel::{NetworkObject, Object};
 use crate::lab::{Host, Network, eventually, ip, mac, namespace, place, received, sh};
 
 /// Sends a frame from an interface of a namespace.
-pub fn send_frame(from: &Namespace, ifname: &str, frame: &[u8]) {
+pub(crate) fn send_frame(from: &Namespace, ifname: &str, frame: &[u8]) {
     let send = || {
         let packet = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None).unwrap();
         let mut links = getifaddrs().unwrap().filter(|i| i.interface_name == ifname).filter_map(|i| i.address);
@@ -23,7 +23,7 @@ pub fn send_frame(from: &Namespace, ifname: &str, frame: &[u8]) {
 }
 
 /// A broadcast frame of an experimental type (IEEE 802 local experimental) from a MAC.
-pub fn broadcast_from(source: &str) -> Vec<u8> {
+pub(crate) fn broadcast_from(source: &str) -> Vec<u8> {
     let mut frame = vec![0xff; 6];
     frame.extend(mac(source).octets());
     frame.extend([0x88, 0xb5]);

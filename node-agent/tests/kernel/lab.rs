@@ -25,11 +25,11 @@ use weft_overlay::{
 };
 
 /// The UDP port of the tests' VXLAN.
-pub const PORT: u16 = 4789;
+pub(crate) const PORT: u16 = 4789;
 
 /// A firewall that is a map.
 #[derive(Debug, Default)]
-pub struct MapFirewall(pub BTreeMap<NodeObject, Object>);
+pub(crate) struct MapFirewall(pub(crate) BTreeMap<NodeObject, Object>);
 
 impl Firewall for MapFirewall {
     fn observe(&mut self, ids: Option<&BTreeSet<NodeObject>>) -> Result<BTreeMap<NodeObject, Object>, ObserveError> {
@@ -50,7 +50,7 @@ impl Firewall for MapFirewall {
 }
 
 /// A new namespace with its loopback up.
-pub fn namespace() -> Namespace {
+pub(crate) fn namespace() -> Namespace {
     let made = || {
         unshare(CloneFlags::CLONE_NEWNET).unwrap();
         Namespace::current().unwrap()
@@ -61,7 +61,7 @@ pub fn namespace() -> Namespace {
 }
 
 /// Runs a shell command in a namespace; it must succeed.
-pub fn sh(namespace: &Namespace, command: &str) -> String {
+pub(crate) fn sh(namespace: &Namespace, command: &str) -> String {
     let output = namespace.run(|| Command::new("sh").args(["-c", command]).output().unwrap()).unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     assert!(output.status.success(), "{command}: {}{}", text(&output.stdout), text(&output.stderr));
@@ -69,28 +69,28 @@ pub fn sh(namespace: &Namespace, command: &str) -> String {
 }
 
 /// Packets that an interface has received.
-pub fn received(namespace: &Namespace, ifname: &str) -> u64 {
+pub(crate) fn received(namespace: &Namespace, ifname: &str) -> u64 {
     let line = sh(namespace, &format!("grep '{ifname}:' /proc/net/dev"));
     let (_, counters) = line.split_once(':').unwrap();
     counters.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// A path by which this process can open a namespace.
-pub fn place(namespace: &Namespace, ifname: &str) -> Place {
+pub(crate) fn place(namespace: &Namespace, ifname: &str) -> Place {
     let (dev, inode) = namespace.identity().unwrap();
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_fd().as_raw_fd());
     Place { path, dev, inode, ifname: ifname.parse().unwrap() }
 }
 
 /// A host: its namespace, the data plane's, and the kernel adapter over both.
-pub struct Host {
-    pub host: Namespace,
-    pub data_plane: Namespace,
-    pub kernel: LinuxKernel<MapFirewall>,
+pub(crate) struct Host {
+    pub(crate) host: Namespace,
+    pub(crate) data_plane: Namespace,
+    pub(crate) kernel: LinuxKernel<MapFirewall>,
 }
 
 impl Host {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (host, data_plane) = (namespace(), namespace());
         let places = Places { host: host.clone(), data_plane: data_plane.clone(), vxlan_port: PORT };
         let mut kernel = LinuxKernel::new(places, MapFirewall::default());
@@ -100,17 +100,17 @@ impl Host {
     }
 
     /// Creates everything that a state contains, in the order of its ids.
-    pub fn create(&mut self, state: &KernelState) {
+    pub(crate) fn create(&mut self, state: &KernelState) {
         let steps: Vec<Step> = state.objects.iter().map(|(id, o)| Step::Create(id.clone(), o.clone())).collect();
         apply(&mut self.kernel, &steps);
     }
 
-    pub fn observe(&mut self, scope: &Scope) -> KernelState {
+    pub(crate) fn observe(&mut self, scope: &Scope) -> KernelState {
         self.kernel.observe(scope).unwrap()
     }
 
     /// Everything of a network, insides of containers included.
-    pub fn observe_all(&mut self, network: &Network) -> KernelState {
+    pub(crate) fn observe_all(&mut self, network: &Network) -> KernelState {
         let mut state = self.observe(&Scope::Network(network.id));
         state.objects.extend(self.observe(&Scope::Sandboxes(network.places())).objects);
         state
@@ -118,7 +118,7 @@ impl Host {
 }
 
 /// Carries out steps that must all succeed.
-pub fn apply(kernel: &mut dyn Kernel, steps: &[Step]) {
+pub(crate) fn apply(kernel: &mut dyn Kernel, steps: &[Step]) {
     for (step, outcome) in steps.iter().zip(kernel.apply(steps)) {
         if let Err(error) = outcome {
             panic!("{step}: {error}: {}", error.cause);
@@ -127,7 +127,7 @@ pub fn apply(kernel: &mut dyn Kernel, steps: &[Step]) {
 }
 
 /// Waits for a condition; panics with what was seen last.
-pub fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(), T>) {
+pub(crate) fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(), T>) {
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
         match look() {
@@ -139,28 +139,28 @@ pub fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Resu
 }
 
 /// A network with a leg, a local endpoint in a container's namespace, and a remote endpoint.
-pub struct Network {
-    pub id: NetworkId,
-    pub endpoint: EndpointId,
-    pub container: Namespace,
-    pub state: KernelState,
+pub(crate) struct Network {
+    pub(crate) id: NetworkId,
+    pub(crate) endpoint: EndpointId,
+    pub(crate) container: Namespace,
+    pub(crate) state: KernelState,
 }
 
-pub fn ip(text: &str) -> IpAddr {
+pub(crate) fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn mac(text: &str) -> Mac {
+pub(crate) fn mac(text: &str) -> Mac {
     text.parse().unwrap()
 }
 
 /// The MAC of the local endpoint.
-pub const LOCAL_MAC: &str = "02:42:0a:20:00:05";
+pub(crate) const LOCAL_MAC: &str = "02:42:0a:20:00:05";
 /// The MAC of the remote endpoint.
-pub const REMOTE_MAC: &str = "02:42:0a:20:00:06";
+pub(crate) const REMOTE_MAC: &str = "02:42:0a:20:00:06";
 
 impl Network {
-    pub fn new(number: u8) -> Self {
+    pub(crate) fn new(number: u8) -> Self {
         let id = NetworkId::from_entropy(0xa000 + u64::from(number));
         let endpoint = EndpointId::from_entropy(0xe000 + u64::from(number));
         let container = namespace();
@@ -170,28 +170,28 @@ impl Network {
         network
     }
 
-    pub fn id(&self, object: NetworkObject) -> ObjectId {
+    pub(crate) fn id(&self, object: NetworkObject) -> ObjectId {
         ObjectId::Network(self.id, object)
     }
 
-    pub fn sandbox(&self) -> ObjectId {
+    pub(crate) fn sandbox(&self) -> ObjectId {
         self.id(NetworkObject::Sandbox(self.endpoint))
     }
 
-    pub fn port(&self) -> ObjectId {
+    pub(crate) fn port(&self) -> ObjectId {
         self.id(NetworkObject::Port(self.endpoint))
     }
 
-    pub fn places(&self) -> BTreeMap<ObjectId, Place> {
+    pub(crate) fn places(&self) -> BTreeMap<ObjectId, Place> {
         BTreeMap::from([(self.sandbox(), place(&self.container, "eth0"))])
     }
 
-    pub fn put(&mut self, object: NetworkObject, how: Object) {
+    pub(crate) fn put(&mut self, object: NetworkObject, how: Object) {
         let id = self.id(object);
         self.state.objects.insert(id, how);
     }
 
-    pub fn get(&self, object: NetworkObject) -> Object {
+    pub(crate) fn get(&self, object: NetworkObject) -> Object {
         self.state.objects[&self.id(object)].clone()
     }
 
@@ -251,7 +251,7 @@ impl Network {
 }
 
 /// The steps from one state to another: what is surplus goes first, devices before what is in them.
-pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
+pub(crate) fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
     let surplus = seen.objects.iter().filter(|(id, _)| !wanted.objects.contains_key(id));
     let mut steps: Vec<Step> = surplus.map(|(id, o)| Step::Delete(id.clone(), o.clone())).collect();
     for (id, desired) in &wanted.objects {
@@ -268,7 +268,7 @@ pub fn diff(seen: &KernelState, wanted: &KernelState) -> Vec<Step> {
 
 /// Two states are the same; panics with the steps between them.
 #[track_caller]
-pub fn same(seen: &KernelState, wanted: &KernelState) {
+pub(crate) fn same(seen: &KernelState, wanted: &KernelState) {
     let steps: Vec<String> = diff(seen, wanted).iter().map(ToString::to_string).collect();
     assert!(steps.is_empty(), "not the same:\n{}", steps.join("\n"));
 }

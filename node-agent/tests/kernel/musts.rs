@@ -3,13 +3,11 @@
 use std::time::{Duration, Instant};
 
 use weft_node_agent::kernel::host;
-use weft_overlay::kernel::{
-    Family, Kernel, KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Step,
-};
+use weft_overlay::kernel::{Family, Kernel, KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Step};
 
 use crate::{
     frames::{broadcast_from, send_frame},
-    lab::{received, Host, LOCAL_MAC, Network, PORT, REMOTE_MAC, apply, eventually, ip, mac, same, sh},
+    lab::{Host, LOCAL_MAC, Network, PORT, REMOTE_MAC, apply, eventually, ip, mac, received, same, sh},
 };
 
 fn built() -> (Host, Network) {
@@ -135,7 +133,7 @@ fn the_tunnel_survives_the_underlay_device_that_has_its_address() {
 
 #[test]
 fn a_detached_endpoint_is_out_of_use_at_once_and_swept_later() {
-    const PORTS: usize = 16;
+    const PORTS: u32 = 16;
     let mut host = Host::new();
     let first = Network::new(1);
     host.create(&first.state);
@@ -143,10 +141,13 @@ fn a_detached_endpoint_is_out_of_use_at_once_and_swept_later() {
     let mut containers = Vec::new();
     for number in 0..PORTS {
         let mut other = Network::new(1);
-        other.endpoint = weft_overlay::id::EndpointId::from_entropy(0xf000 + number as u64);
+        other.endpoint = weft_overlay::id::EndpointId::from_entropy(0xf000 + u64::from(number));
         let objects = [
             (other.port(), first.state.objects[&first.port()].clone()),
-            (other.sandbox(), other.state.objects[&ObjectId::Network(other.id, NetworkObject::Sandbox(first.endpoint))].clone()),
+            (
+                other.sandbox(),
+                other.state.objects[&ObjectId::Network(other.id, NetworkObject::Sandbox(first.endpoint))].clone(),
+            ),
         ];
         host.create(&KernelState { objects: objects.clone().into() });
         deletions.extend(objects.map(|(id, object)| Step::Delete(id, object)));
@@ -155,12 +156,12 @@ fn a_detached_endpoint_is_out_of_use_at_once_and_swept_later() {
 
     let started = Instant::now();
     apply(&mut host.kernel, &deletions);
-    let detached = started.elapsed() / PORTS as u32;
+    let detached = started.elapsed() / PORTS;
     println!("one endpoint out of use in {detached:?}");
 
     // Deleting the device at once would take 16 ms, often 50.
     assert!(detached < Duration::from_millis(10), "{detached:?}");
-    let graves = || sh(&host.data_plane, "ip -o link | grep -c 'weft grave' || true").trim().parse::<usize>().unwrap();
+    let graves = || sh(&host.data_plane, "ip -o link | grep -c 'weft grave' || true").trim().parse::<u32>().unwrap();
     assert_eq!(graves(), PORTS);
     same(&host.kernel.observe(&Scope::Network(first.id)).map(|s| with_sandbox(s, &first)).unwrap(), &first.state);
     host.kernel.sweep().unwrap();
@@ -176,8 +177,10 @@ fn with_sandbox(mut state: KernelState, network: &Network) -> KernelState {
 #[test]
 fn an_interface_name_is_free_again_right_after_a_detach() {
     let (mut host, network) = built();
-    let deletions = [network.port(), network.sandbox()].map(|id| Step::Delete(id.clone(), network.state.objects[&id].clone()));
-    let creations = [network.port(), network.sandbox()].map(|id| Step::Create(id.clone(), network.state.objects[&id].clone()));
+    let deletions =
+        [network.port(), network.sandbox()].map(|id| Step::Delete(id.clone(), network.state.objects[&id].clone()));
+    let creations =
+        [network.port(), network.sandbox()].map(|id| Step::Create(id.clone(), network.state.objects[&id].clone()));
     let row = network.id(NetworkObject::BridgeFdb(mac(LOCAL_MAC)));
 
     apply(&mut host.kernel, &deletions);
@@ -256,14 +259,18 @@ fn a_strict_reverse_path_filter_is_loosened_on_our_interface_only() {
 #[test]
 fn only_root_may_send_to_the_vxlan_port() {
     let mut host = Host::new();
-    sh(&host.host, "ip link add up0 type veth peer up1 && ip addr add 198.18.0.1/24 dev up0 && ip link set up0 up && ip link set up1 up");
+    sh(
+        &host.host,
+        "ip link add up0 type veth peer up1 && ip addr add 198.18.0.1/24 dev up0 && ip link set up0 up && ip link set up1 up",
+    );
     let send = |uid: u32, port: u16| {
         let script = format!("echo x > /dev/udp/198.18.0.2/{port}");
         let as_user = format!("setpriv --reuid {uid} --clear-groups bash -c '{script}' 2>&1 && echo sent || true");
         sh(&host.host, &as_user)
     };
     assert!(send(65534, PORT).contains("sent"), "{}", send(65534, PORT));
-    let guards = [Family::Ipv4, Family::Ipv6].map(|f| Step::Create(ObjectId::Node(NodeObject::SendGuard(f)), Object::Present));
+    let guards =
+        [Family::Ipv4, Family::Ipv6].map(|f| Step::Create(ObjectId::Node(NodeObject::SendGuard(f)), Object::Present));
 
     for (step, outcome) in guards.iter().zip(host.kernel.apply(&guards)) {
         outcome.unwrap_or_else(|error| panic!("{step}: {error}"));

@@ -4,9 +4,9 @@ use weft_node_agent::kernel::{
     Places,
     watch::{Doubts, KernelWatch},
 };
-use weft_overlay::kernel::{Kernel, NetworkObject, Object, ObjectId};
+use weft_overlay::kernel::{Kernel, NetworkObject, Object, ObjectId, Step};
 
-use crate::lab::{Host, LOCAL_MAC, Network, PORT, REMOTE_MAC, diff, eventually, ip, mac, same, sh};
+use crate::lab::{Host, LOCAL_MAC, Network, PORT, REMOTE_MAC, diff, eventually, ip, mac, sh};
 
 /// Where the spoiling command runs.
 #[derive(Clone, Copy)]
@@ -28,8 +28,10 @@ enum Told {
 use Place::{Container, DataPlane, Host as InHost};
 use Told::{Audit, Notified};
 
+type Spoiler = (Place, &'static str, Told, fn(&Network) -> NetworkObject);
+
 /// The command, with BR, VX, LEGP, LEG, PORT for the devices' names, LOCAL and REMOTE for MACs; one object it changes.
-const SPOILERS: [(Place, &str, Told, fn(&Network) -> NetworkObject); 38] = [
+const SPOILERS: &[Spoiler] = &[
     (DataPlane, "ip link del BR", Notified, |_| NetworkObject::Bridge),
     (DataPlane, "ip link del VX", Notified, |_| NetworkObject::Vxlan),
     (DataPlane, "ip link del LEGP", Notified, |_| NetworkObject::Leg),
@@ -119,18 +121,17 @@ fn casts_doubt(doubts: &Doubts, id: &ObjectId) -> bool {
 
 /// Passes of reading and mending until nothing is left to do; each pass sees what the one before took along.
 fn converge(host: &mut Host, network: &Network) {
+    let mut failures = Vec::new();
     for _ in 0..4 {
         let steps = diff(&host.observe_all(network), &network.state);
         if steps.is_empty() {
             return;
         }
         for (step, outcome) in steps.iter().zip(host.kernel.apply(&steps)) {
-            if let Err(error) = outcome {
-                println!("{step}: {error}: {}", error.cause);
-            }
+            failures.extend(outcome.err().map(|error| format!("{step}: {error}: {}", error.cause)));
         }
     }
-    same(&host.observe_all(network), &network.state);
+    panic!("still to do: {:#?}\nfailed: {failures:#?}", diff(&host.observe_all(network), &network.state));
 }
 
 #[test]
@@ -140,7 +141,7 @@ fn whatever_is_spoilt_outside_is_seen_told_and_mended() {
     host.create(&network.state);
     let places = Places { host: host.host.clone(), data_plane: host.data_plane.clone(), vxlan_port: PORT };
     let watch = KernelWatch::start(&places).unwrap();
-    for (place, command, told, object) in SPOILERS {
+    for &(place, command, told, object) in SPOILERS {
         drop(watch.take());
         let command = spell(command, &network);
         let id = network.id(object(&network));
@@ -233,5 +234,3 @@ fn a_container_whose_namespace_was_made_anew_is_gone() {
     let error = outcome[0].as_ref().unwrap_err().to_string();
     assert!(error.contains("is gone"), "{error}");
 }
-
-use weft_overlay::kernel::Step;

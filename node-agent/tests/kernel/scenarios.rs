@@ -2,9 +2,7 @@
 
 use weft_overlay::{
     id::Mac,
-    kernel::{
-        FdbPort, Kernel, KernelState, NetworkObject, Object, ObjectId, Scope, Step, Vxlan, fake::FakeKernel,
-    },
+    kernel::{FdbPort, Kernel, KernelState, NetworkObject, Object, ObjectId, Scope, Step, Vxlan, fake::FakeKernel},
 };
 
 use crate::lab::{Host, LOCAL_MAC, Network, REMOTE_MAC, diff, ip, mac, sh};
@@ -53,8 +51,14 @@ const SCENARIOS: &[(&str, &[Act])] = &[
     ("the leg is put down", &[CreateAll, Put(leg_down), Converge]),
     ("a port gets another MTU", &[CreateAll, Put(port_with_other_mtu), Converge]),
     ("an endpoint moves away", &[CreateAll, Put(|_| (NetworkObject::BridgeFdb(mac(LOCAL_MAC)), to_tunnel()))]),
-    ("a MAC moves to another VTEP", &[CreateAll, Put(|_| (NetworkObject::TunnelFdb(mac(REMOTE_MAC)), behind("198.18.0.9")))]),
-    ("an address changes its MAC", &[CreateAll, Put(|_| (NetworkObject::Neighbour(ip("10.33.0.6")), Object::Neighbour(mac(LOCAL_MAC))))]),
+    (
+        "a MAC moves to another VTEP",
+        &[CreateAll, Put(|_| (NetworkObject::TunnelFdb(mac(REMOTE_MAC)), behind("198.18.0.9")))],
+    ),
+    (
+        "an address changes its MAC",
+        &[CreateAll, Put(|_| (NetworkObject::Neighbour(ip("10.33.0.6")), Object::Neighbour(mac(LOCAL_MAC))))],
+    ),
     ("an endpoint is detached", &[CreateAll, Delete(|n| vec![port(n), sandbox(n)]), Sweep, Converge]),
     ("an endpoint is detached and attached unswept", &[CreateAll, Delete(|n| vec![port(n), sandbox(n)]), Converge]),
     ("a port is deleted alone", &[CreateAll, Delete(|n| vec![port(n)]), Sweep]),
@@ -176,7 +180,8 @@ impl Subject<'_> {
     }
 
     fn apply(&mut self, steps: &[Step]) -> Vec<Option<i32>> {
-        let errno = |outcome: Result<(), weft_overlay::kernel::StepError>| outcome.err().and_then(|e| e.cause.raw_os_error());
+        let errno =
+            |outcome: Result<(), weft_overlay::kernel::StepError>| outcome.err().and_then(|e| e.cause.raw_os_error());
         self.kernel.apply(steps).into_iter().map(errno).collect()
     }
 

@@ -53,10 +53,9 @@ fn the_echoes_of_our_own_writes_equal_what_was_written() {
             Report::Is(object) => assert_eq!(Some(object), network.state.objects.get(id), "{id}"),
             Report::Absent => assert!(!network.state.objects.contains_key(id), "{id}"),
             // A leg has two ends; the settings of namespaces send one notification for each device.
-            Report::Changed => assert!(
-                matches!(id, ObjectId::Node(_) | ObjectId::Network(_, NetworkObject::Leg)),
-                "{id}"
-            ),
+            Report::Changed => {
+                assert!(matches!(id, ObjectId::Node(_) | ObjectId::Network(_, NetworkObject::Leg)), "{id}")
+            }
         }
     }
     let told: BTreeSet<_> = seen.objects.keys().cloned().collect();

@@ -1,5 +1,7 @@
 //! Tests of what is decided without a kernel and without a store: view, desired state and plan.
 
+#![cfg(test)]
+
 mod builder;
 mod cost;
 mod golden;

@@ -18,7 +18,7 @@ use crate::{
 };
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1024, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
 
     /// The key property: what is affected is never too little. Whatever has happened, passes over what was affected leave
     /// nothing to be found by a comparison of everything.

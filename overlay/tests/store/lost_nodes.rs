@@ -15,6 +15,7 @@ on_both_stores! {
     reaping_spares_an_address_that_has_moved_to_another_node,
     an_empty_block_of_a_lost_node_cools_down_and_is_free_again,
     cleaning_up_stops_when_the_node_returns_or_the_leader_is_deposed,
+    an_empty_block_is_left_alone_when_the_node_returns_or_the_leader_is_deposed,
 }
 
 async fn inhabited<S: TestStore>(rig: &Rig<S>) -> (Node, Network, Leadership, Stored<BlockRecord>) {
@@ -175,4 +176,27 @@ async fn cleaning_up_stops_when_the_node_returns_or_the_leader_is_deposed<S: Tes
         rig.lose(&Node { token, lease: rig.read(&Key::Live(id)).await.unwrap().lease }, &leader, Vec::new()).await;
     assert_eq!(rig.perform(&expel_members(&leader, id, again, &[network.id])[0]).await, MembersExpelled::Done);
     assert!(!rig.exists(&Key::Member(network.id, id)).await);
+}
+
+async fn an_empty_block_is_left_alone_when_the_node_returns_or_the_leader_is_deposed<S: TestStore>(rig: Rig<S>) {
+    let node = rig.node(1).await;
+    let network = rig.network(1).await;
+    let held = rig.block(&node, &network).await;
+    let leadership = rig.leader().await;
+    let lost = rig.lose(&node, &leadership, Vec::new()).await;
+    let claim = Quarantine {
+        leadership: leadership.clone(),
+        node: node.token.node,
+        lost,
+        network: network.id,
+        block: (block(), held.clone()),
+        cooling_lease: rig.lease(60).await,
+    };
+
+    let deposed = Leadership { create_revision: 1, ..leadership };
+    assert_eq!(rig.perform(&Quarantine { leadership: deposed, ..claim.clone() }).await, Quarantined::NotLeader);
+    come_back(&rig, &node).await;
+    outcome!(rig.perform(&claim).await, Quarantined::NodeBack(Some(_)));
+
+    assert_eq!(rig.stored(&block_key(&network)).await, Some(held));
 }

@@ -23,11 +23,15 @@ use crate::control::{registration::Standing, submit::SubmitError};
 /// How long a block that was given back stays out of use.
 const BLOCK_COOLDOWN: Duration = Duration::from_secs(120);
 
+/// Attempts to renew the lease of a block that was given back late.
+const RENEWALS: usize = 3;
+
 impl<S: Store> Allocator<S> {
     /// Does the upkeep; to be polled for as long as the agent runs.
     pub async fn run(self) {
         loop {
             tokio::select! {
+                biased;
                 // Both cancel-safe: a permit that was not taken stays.
                 () = self.inner.wake.notified() => {}
                 () = sleep(self.inner.settings.upkeep_every) => {}
@@ -138,6 +142,20 @@ impl<S: Store> Allocator<S> {
         self.claim_block(&place, entry, Purpose::Reserve).await.map(|_| ())
     }
 
+    /// A node that was stopped between taking the lease and giving the block back has used up some of the rest: this
+    /// makes it whole. Later nobody renews the lease.
+    async fn rest_fully(&self, lease: i64, granted: Instant) {
+        if granted.elapsed() < BLOCK_COOLDOWN / 10 {
+            return;
+        }
+        for _ in 0..RENEWALS {
+            match self.inner.client.store().keep_alive(lease).await {
+                Ok(_) => return,
+                Err(error) => debug!(lease, error = %error, "the rest of a block may be shorter"),
+            }
+        }
+    }
+
     async fn give_back(
         &self,
         network: NetworkId,
@@ -151,6 +169,7 @@ impl<S: Store> Allocator<S> {
         let client = &self.inner.client;
         // Claims of blocks wait: what is given back must not be taken for new at the same time.
         let _gate = entry.gate.lock().await;
+        let granted = Instant::now();
         let lease = client.store().grant(BLOCK_COOLDOWN).await;
         let lease = lease.map_err(|error| SubmitError::Unknown { source: Some(error) })?.id;
         for (block, record) in surplus {
@@ -161,7 +180,10 @@ impl<S: Store> Allocator<S> {
             let claim = ReleaseBlock { token, network, block: block.network(), record, cooling_lease: lease };
             let outcome = client.submit(&claim, deadline).await;
             match outcome {
-                Ok(BlockReleased::Released) => info!(%network, %block, "gave an empty block back"),
+                Ok(BlockReleased::Released) => {
+                    info!(%network, %block, "gave an empty block back");
+                    self.rest_fully(lease, granted).await;
+                }
                 refused => {
                     debug!(%network, %block, outcome = ?refused, "a block was not given back");
                     // Whether it is still ours is read from the store.

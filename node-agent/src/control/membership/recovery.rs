@@ -115,10 +115,10 @@ impl<S: Store> Membership<S> {
         let Some(spec) = self.active_spec(network).await? else {
             return Ok(RecoveryOutcome::Gone(MembershipError::NetworkGone(network)));
         };
+        let _stay = self.join(network, &spec).await?;
         if let Some(kept) = self.renew_epoch(network, token, record).await? {
             return Ok(RecoveryOutcome::Kept(Box::new(kept)));
         }
-        let _stay = self.join(network, &spec).await?;
         let again = self.create_again(network, &spec, record).await?;
         let same = (again.record.ipv4, again.record.ipv6) == (record.ipv4, record.ipv6);
         if same {
@@ -192,7 +192,7 @@ impl<S: Store> Membership<S> {
         }
     }
 
-    async fn active_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, MembershipError> {
+    pub(super) async fn active_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, MembershipError> {
         let key = Key::Spec(network);
         let reply = self.inner.client.read([&key], self.deadline()).await?;
         let spec = self.inner.client.found::<NetworkSpec>(&reply, &key)?;

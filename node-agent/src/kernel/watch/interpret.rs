@@ -59,9 +59,11 @@ impl Interpreter {
             (Source::DataPlane, libc::RTM_DELLINK) => self.data_plane_link_gone(payload),
             (Source::DataPlane, libc::RTM_NEWNEIGH) => self.row(payload).into_iter().collect(),
             (Source::DataPlane, libc::RTM_DELNEIGH) => self.row_gone(payload).into_iter().collect(),
-            (Source::DataPlane, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => {
-                configured_device(payload).is_none().then(|| changed(NodeObject::DataPlaneSettings)).into_iter().collect()
-            }
+            (Source::DataPlane, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => configured_device(payload)
+                .is_none()
+                .then(|| changed(NodeObject::DataPlaneSettings))
+                .into_iter()
+                .collect(),
             (Source::DataPlane, _) => Vec::new(),
             (Source::Host, libc::RTM_NEWLINK) => self.host_link(payload),
             (Source::Host, libc::RTM_DELLINK) => self.host_link_gone(payload),
