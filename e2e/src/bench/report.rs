@@ -137,13 +137,15 @@ pub struct Report {
     pub samples: BTreeMap<String, Samples>,
     /// What a reader should know.
     pub notes: Vec<String>,
+    /// What could not be measured, and why.
+    pub failures: Vec<String>,
 }
 
 impl Report {
     /// A report without figures.
     #[must_use]
     pub fn new(machine: Machine, effort: Effort) -> Self {
-        Self { machine, effort, rows: Vec::new(), samples: BTreeMap::new(), notes: Vec::new() }
+        Self { machine, effort, rows: Vec::new(), samples: BTreeMap::new(), notes: Vec::new(), failures: Vec::new() }
     }
 
     /// Adds raw numbers.
@@ -171,6 +173,9 @@ impl fmt::Display for Report {
         }
         for note in &self.notes {
             write!(formatter, "\n{note}")?;
+        }
+        for failure in &self.failures {
+            write!(formatter, "\nNOT MEASURED: {failure}")?;
         }
         let judged = self.rows.iter().filter(|row| row.target.is_some()).count();
         writeln!(formatter, "\n{} of {judged} targets met, {} missed", judged - self.missed(), self.missed())

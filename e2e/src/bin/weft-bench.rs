@@ -85,7 +85,8 @@ enum Output {
 #[expect(clippy::print_stderr, reason = "a program reports its failure here")]
 fn main() -> ExitCode {
     match measure(&Cli::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("weft-bench: {error:#}");
             ExitCode::from(error.downcast_ref::<LabError>().map_or(1, LabError::exit_code))
@@ -93,14 +94,16 @@ fn main() -> ExitCode {
     }
 }
 
+/// Answers whether everything could be measured.
 #[expect(clippy::print_stderr, reason = "progress is for people, and standard output may be a file")]
-fn measure(cli: &Cli) -> Result<()> {
+fn measure(cli: &Cli) -> Result<bool> {
     let effort = if cli.quick { Effort::quick() } else { Effort::full() };
     let asked: Vec<Part> = cli.parts.iter().copied().map(Part::from).collect();
     let parts = if asked.is_empty() { PARTS.to_vec() } else { asked };
     let report = bench::run(&parts, &effort, &|what| eprintln!("weft-bench: {what}"))?;
     let text = render(&report, cli.output)?;
-    io::stdout().lock().write_all(text.as_bytes()).context("printing the report")
+    io::stdout().lock().write_all(text.as_bytes()).context("printing the report")?;
+    Ok(report.failures.is_empty())
 }
 
 fn render(report: &Report, output: Output) -> Result<String> {

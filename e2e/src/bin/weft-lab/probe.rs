@@ -90,10 +90,10 @@ fn broadcast(from: &str, listeners: &[String]) -> Result<String> {
     let heard = probe::broadcast(from, listeners)?;
     let mut text = String::new();
     for (listener, copies) in &heard {
-        writeln!(text, "{listener} heard the broadcast of {from} {copies} time(s)")?;
+        writeln!(text, "copies of the broadcast of {from} that {listener} heard: {copies}")?;
     }
     if heard.values().any(|copies| *copies != 1) {
-        bail!("each should have heard it once:\n{text}");
+        bail!("each should have heard exactly one:\n{text}");
     }
     Ok(text)
 }
