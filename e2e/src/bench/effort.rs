@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Numbers of repetitions and lengths of measurements.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Effort {
-    /// Rounds of P1; each takes every path once.
+    /// Rounds of P1; each takes every path once. Many short ones: what else the machine does then meets all paths alike.
     pub rounds: usize,
     /// Length of each transfer of P1.
     pub transfer: Duration,
@@ -30,8 +30,8 @@ impl Effort {
     #[must_use]
     pub fn full() -> Self {
         Self {
-            rounds: 7,
-            transfer: Duration::from_secs(2),
+            rounds: 41,
+            transfer: Duration::from_millis(300),
             attaches: 200,
             first_replies: 50,
             packets_after_fault: 4000,
@@ -45,8 +45,8 @@ impl Effort {
     #[must_use]
     pub fn quick() -> Self {
         Self {
-            rounds: 5,
-            transfer: Duration::from_millis(500),
+            rounds: 15,
+            transfer: Duration::from_millis(200),
             attaches: 50,
             first_replies: 20,
             packets_after_fault: 1500,

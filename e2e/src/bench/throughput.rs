@@ -22,7 +22,9 @@ pub(super) fn measure(rig: &Rig, effort: &Effort, progress: &dyn Fn(&str), repor
     let core = report.machine.cores - 1;
     let mut figures = [Figures::default(), Figures::default(), Figures::default()];
     for round in 1..=effort.rounds {
-        progress(&format!("P1: TCP and 64-byte packets on three paths, round {round} of {}", effort.rounds));
+        if round % 10 == 1 {
+            progress(&format!("P1: TCP and 64-byte packets on three paths, round {round} of {}", effort.rounds));
+        }
         for (path, figures) in paths.iter().zip(&mut figures) {
             figures.bits.push(load::tcp_bits_per_second(path, core, effort.transfer)? / 1e9);
             figures.packets.push(load::packets_per_second(path, core, effort.transfer)? / 1e3);
