@@ -7,7 +7,7 @@ use std::{future::Future, path::PathBuf, sync::Arc};
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -247,6 +247,7 @@ impl Parts {
         ));
         let naming = Arc::new(Mutex::new(make_naming(options, handle.clone())));
 
+        let wake = Arc::new(Notify::new());
         let upkeep = upkeep::Upkeep {
             attacher: attacher.clone(),
             naming: naming.clone(),
@@ -256,9 +257,11 @@ impl Parts {
             underlay_ifname: self.underlay_ifname,
             mtu: mtu_in,
             description: description_in,
+            wake: wake.clone(),
+            epoch: None,
         };
         upkeep.start(notices, tasks);
-        watch_kernel(&self.places, handle.clone(), tasks)?;
+        watch_kernel(&self.places, handle.clone(), wake, tasks)?;
 
         let listener = server::bind(&options.socket)?;
         let requests = Arc::new(AgentRequests { attacher, naming, registration, options: options.clone() });
@@ -283,12 +286,17 @@ fn make_naming(options: &AgentOptions, handle: Handle<NodeKernel>) -> Naming<Nod
 fn watch_kernel(
     places: &Places,
     handle: Handle<NodeKernel>,
+    wake: Arc<Notify>,
     tasks: &mut JoinSet<&'static str>,
 ) -> Result<(), AgentError> {
     let kernel_watch = KernelWatch::start(places)?;
     tasks.spawn(async move {
         loop {
-            handle.doubt(doubts_of(kernel_watch.doubts().await));
+            let doubts = kernel_watch.doubts().await;
+            if doubts.host {
+                wake.notify_one();
+            }
+            handle.doubt(doubts_of(doubts));
         }
     });
     Ok(())

@@ -100,7 +100,12 @@ fn check_features() -> Vec<Finding> {
         Ok(features) => features,
         Err(error) => {
             let remedy = "allow network namespaces: a kernel with CONFIG_NET_NS, and no filter against unshare";
-            return vec![trouble("kernel", Verdict::Failure, format!("no network namespace can be made: {error}"), remedy)];
+            return vec![trouble(
+                "kernel",
+                Verdict::Failure,
+                format!("no network namespace can be made: {error}"),
+                remedy,
+            )];
         }
     };
     let needed = [
@@ -138,7 +143,9 @@ fn check_underlay(options: &DoctorOptions, here: &Namespace) -> Finding {
     };
     match choose_underlay(options.underlay.as_deref(), &addresses) {
         Ok(chosen) => ok("underlay", format!("{} on {}, MTU {}", chosen.address.ip(), chosen.ifname, chosen.mtu)),
-        Err(error) => trouble("underlay", Verdict::Failure, error.to_string(), "give --underlay an address of this host"),
+        Err(error) => {
+            trouble("underlay", Verdict::Failure, error.to_string(), "give --underlay an address of this host")
+        }
     }
 }
 

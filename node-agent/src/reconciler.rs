@@ -14,7 +14,7 @@ use tokio::sync::{mpsc::UnboundedSender, oneshot};
 use tracing::warn;
 use weft_overlay::{
     id::{EndpointId, NetworkId},
-    kernel::{Kernel, KernelState, ObjectId, ObserveError, Scope},
+    kernel::{Kernel, KernelState, NodeObject, ObjectId, ObserveError, Scope},
     plan::{Obstacle, Plan, plan, plan_everything},
     view::{Knowledge, NodeView},
 };
@@ -38,6 +38,9 @@ const AUDIT_INTERVAL: Duration = Duration::from_secs(300);
 const SANDBOX_AUDIT_INTERVAL: Duration = Duration::from_secs(30);
 /// How often settings are read that the kernel does not announce changes of (`arp_ignore`, `accept_ra` and the like).
 const SETTINGS_INTERVAL: Duration = Duration::from_millis(900);
+/// How often the chains of others are listed: nftables announces changes, the older iptables does not. It takes several
+/// processes, so it is not done often.
+const ACCEPTS_INTERVAL: Duration = Duration::from_secs(60);
 /// When devices that were put out of use are deleted for good: soon, but not while somebody waits.
 const SWEEP_DELAY: Duration = Duration::from_millis(20);
 /// When that is tried again after it failed.
@@ -119,6 +122,7 @@ struct Schedule {
     audit: Instant,
     sandboxes: Instant,
     settings: Instant,
+    accepts: Instant,
     sweep: Option<Instant>,
 }
 
@@ -141,7 +145,13 @@ impl<K: Kernel> Reconciler<K> {
             waiting: Vec::new(),
             notices,
             counters: Counters::default(),
-            schedule: Schedule { audit: now, sandboxes: now, settings: now + SETTINGS_INTERVAL, sweep: None },
+            schedule: Schedule {
+                audit: now,
+                sandboxes: now,
+                settings: now + SETTINGS_INTERVAL,
+                accepts: now + ACCEPTS_INTERVAL,
+                sweep: None,
+            },
         }
     }
 
@@ -226,7 +236,7 @@ impl<K: Kernel> Reconciler<K> {
     }
 
     fn next_wake(&self, now: Instant) -> Instant {
-        let fixed = [self.schedule.audit, self.schedule.sandboxes, self.schedule.settings];
+        let fixed = [self.schedule.audit, self.schedule.sandboxes, self.schedule.settings, self.schedule.accepts];
         let unsettled = !self.dirty.is_empty() || !self.doubts.is_empty();
         let resume = unsettled.then_some(now + RESUME_DELAY);
         let soon = [self.schedule.sweep, self.failures.next_retry(), resume].into_iter().flatten();
@@ -250,6 +260,10 @@ impl<K: Kernel> Reconciler<K> {
             self.schedule.settings = now + SETTINGS_INTERVAL;
             let networks = self.view.networks().map(|(network, _)| network);
             self.doubts.add_settings(&self.observed, networks);
+        }
+        if now >= self.schedule.accepts {
+            self.schedule.accepts = now + ACCEPTS_INTERVAL;
+            self.doubts.objects.insert(ObjectId::Node(NodeObject::ForeignAccepts));
         }
         self.dirty.extend(self.failures.take_due(now));
     }

@@ -50,6 +50,9 @@ pub struct NodeView {
     networks: BTreeMap<NetworkId, NetworkView>,
     /// Endpoints of this node that are being registered, by id.
     pending: BTreeMap<EndpointId, (NetworkId, EndpointRecord)>,
+    /// Those of them that were registered and in use when somebody else removed them from the store: they stay as they
+    /// are until it is known whether they can be registered again.
+    adrift: BTreeSet<EndpointId>,
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
     quarantine: BTreeMap<Vec<u8>, Unreadable>,
@@ -93,6 +96,7 @@ impl NodeView {
             index: None,
             networks: BTreeMap::new(),
             pending: BTreeMap::new(),
+            adrift: BTreeSet::new(),
             detaching: BTreeSet::new(),
             quarantine: BTreeMap::new(),
             changes: BTreeSet::new(),
@@ -155,8 +159,13 @@ impl NodeView {
         });
         registered.or_else(|| {
             let (network, record) = self.pending.get(&endpoint)?;
-            Some(LocalEndpoint { network: *network, record, registered: false })
+            Some(LocalEndpoint { network: *network, record, registered: self.adrift.contains(&endpoint) })
         })
+    }
+
+    /// The endpoints of this node that were in use when somebody else removed them from the store.
+    pub fn adrift(&self) -> impl Iterator<Item = (NetworkId, &EndpointRecord)> {
+        self.adrift.iter().filter_map(|endpoint| self.pending.get(endpoint)).map(|(network, record)| (*network, record))
     }
 
     /// The endpoints of this node in a network, registered and pending, without those being removed.
@@ -181,7 +190,7 @@ impl NodeView {
             .values()
             .filter(move |(n, record)| *n == network && !self.detaching.contains(&record.id))
             .filter(move |(_, record)| !is_registered(record.id))
-            .map(move |(_, record)| LocalEndpoint { network, record, registered: false })
+            .map(move |(_, record)| LocalEndpoint { network, record, registered: self.adrift.contains(&record.id) })
     }
 
     /// The gateway leg of this node in a network, registered or pending.
@@ -205,7 +214,12 @@ impl NodeView {
 
     /// Stops following a network. Everything of it on this node is then unwanted.
     pub fn unfollow(&mut self, network: NetworkId) -> BTreeSet<ObjectId> {
-        let affected = self.all_of(network);
+        let mut affected = self.all_of(network);
+        let adrift: Vec<EndpointId> =
+            self.adrift().filter(|(n, _)| *n == network).map(|(_, record)| record.id).collect();
+        for endpoint in adrift {
+            affected.extend(self.clear_pending(endpoint));
+        }
         if let Some(view) = self.networks.remove(&network) {
             self.changes.extend(view.endpoints().filter_map(|s| s.record.primary_address()).map(|ip| (network, ip)));
         }
@@ -233,6 +247,7 @@ impl NodeView {
 
     /// Forgets a pending endpoint: it is either registered now or given up.
     pub fn clear_pending(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
+        self.adrift.remove(&endpoint);
         let Some((network, record)) = self.pending.remove(&endpoint) else { return BTreeSet::new() };
         self.of_record(network, &record)
     }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{Mutex, mpsc::UnboundedReceiver, watch},
+    sync::{Mutex, Notify, mpsc::UnboundedReceiver, watch},
     task::JoinSet,
     time::Instant,
 };
@@ -27,6 +27,7 @@ use super::{NodeKernel, attach::Attacher, naming::Naming};
 use crate::{
     control::{
         endpoints::own_endpoints,
+        membership::{Recovered, RecoveryOutcome},
         registration::{NodeDescription, Registration},
     },
     identity::StateDir,
@@ -35,9 +36,10 @@ use crate::{
     reconciler::{Notice, chain},
 };
 
-const TICK: Duration = Duration::from_millis(500);
-/// How often the host's routes are looked at as a whole; its links and MTUs are every [`TICK`].
-const ROUTES_EVERY: Duration = Duration::from_secs(5);
+/// How long something may go unnoticed that nothing told of.
+const TICK: Duration = Duration::from_secs(5);
+/// What is told in quick succession is looked at together.
+const SETTLE: Duration = Duration::from_millis(50);
 
 pub(super) struct Upkeep {
     pub(super) attacher: Arc<Attacher<EtcdStore, NodeKernel>>,
@@ -48,6 +50,10 @@ pub(super) struct Upkeep {
     pub(super) underlay_ifname: String,
     pub(super) mtu: watch::Sender<u32>,
     pub(super) description: watch::Sender<NodeDescription>,
+    /// Told when something changed that may concern the host or its networks.
+    pub(super) wake: Arc<Notify>,
+    /// The epoch that everything of this node was last looked at in.
+    pub(super) epoch: Option<u64>,
 }
 
 impl Upkeep {
@@ -64,26 +70,24 @@ impl Upkeep {
             "the membership"
         });
         tasks.spawn(keep_lease(self.registration.clone(), self.state.clone()));
-        tasks.spawn(take_notices(self.attacher.clone(), self.naming.clone(), notices));
+        tasks.spawn(take_notices(self.attacher.clone(), self.naming.clone(), self.wake.clone(), notices));
         tasks.spawn(self.tick());
     }
 
     async fn tick(mut self) -> &'static str {
-        let mut routes_due = Instant::now();
-        let mut ticks = tokio::time::interval(TICK);
         loop {
-            ticks.tick().await;
             if let Err(error) = self.data_plane.ensure_mounted() {
                 warn!(error = %chain(&error), "keeping the data plane's namespace mounted");
             }
             self.refresh_mtu().await;
-            if Instant::now() >= routes_due {
-                routes_due = Instant::now() + ROUTES_EVERY;
-                self.refresh_routes();
-            }
+            self.refresh_routes();
             self.attacher.retry_deferred().await;
+            self.recover().await;
             self.follow_fate_of_networks().await;
             self.naming.lock().await.refresh().await;
+            // Cancel-safe: a permit stays until it is taken.
+            tokio::time::timeout(TICK, self.wake.notified()).await.ok();
+            tokio::time::sleep(SETTLE).await;
         }
     }
 
@@ -100,8 +104,8 @@ impl Upkeep {
         let smallest = ways.fold(device, u32::min);
         if self.mtu.send_if_modified(|mtu| std::mem::replace(mtu, smallest) != smallest) {
             info!(mtu = smallest, "the underlay's MTU changed");
+            self.attacher.handle.change(move |view| view.set_underlay_mtu(smallest));
         }
-        self.attacher.handle.change(move |view| view.set_underlay_mtu(smallest));
     }
 
     fn refresh_routes(&mut self) {
@@ -114,6 +118,40 @@ impl Upkeep {
                 });
             }
             Err(error) => warn!(error = %chain(&error), "listing the host's routes"),
+        }
+    }
+
+    /// Registers again what somebody else removed while it was in use: the controller, because this node was lost, or a
+    /// person. After a change of the epoch everything of this node is looked at.
+    async fn recover(&mut self) {
+        let Some(token) = self.registration.standing.borrow().token() else { return };
+        let renewed = self.epoch.replace(token.epoch).is_some_and(|epoch| epoch != token.epoch);
+        let look = move |view: &NodeView| if renewed { containers(view) } else { adrift(view) };
+        let Ok(missed) = self.attacher.handle.view(look).await else { return };
+        if missed.is_empty() && !renewed {
+            return;
+        }
+        let outcomes = match self.attacher.membership.recover(&missed).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                warn!(error = %chain(&error), "what this node lost is not registered again yet");
+                return;
+            }
+        };
+        for Recovered { network, endpoint, outcome } in outcomes {
+            match outcome {
+                RecoveryOutcome::Kept(stored) | RecoveryOutcome::Renumbered(stored) => {
+                    let Stored { record, revision, .. } = *stored;
+                    self.attacher.handle.change(move |view| view.set_registered(network, record, revision));
+                }
+                RecoveryOutcome::Gone(reason) => {
+                    warn!(%network, %endpoint, reason = %chain(&reason), "an endpoint is given up");
+                    self.attacher.handle.change(move |view| view.clear_pending(endpoint));
+                }
+                RecoveryOutcome::Unsettled(reason) => {
+                    debug!(%network, %endpoint, reason = %chain(&reason), "an endpoint is not registered again yet");
+                }
+            }
         }
     }
 
@@ -148,6 +186,17 @@ fn device_mtu(host: &Namespace, ifname: &str, vtep: IpAddr) -> Option<u32> {
     let addresses = host::addresses(host).ok()?;
     let holder = addresses.iter().find(|address| address.address.ip() == vtep);
     holder.or_else(|| addresses.iter().find(|address| address.ifname == ifname)).map(|address| address.mtu)
+}
+
+fn adrift(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
+    let containers = view.adrift().filter(|(_, record)| record.kind == EndpointKind::Container);
+    containers.map(|(network, record)| (network, record.clone())).collect()
+}
+
+fn containers(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
+    let locals = view.networks().flat_map(|(network, _)| view.locals_in(network)).filter(|local| local.registered);
+    let containers = locals.filter(|local| local.record.kind == EndpointKind::Container);
+    containers.map(|local| (local.network, local.record.clone())).collect()
 }
 
 /// What is to be done about a network that is followed.
@@ -216,6 +265,7 @@ async fn keep_lease(registration: Registration, state: Arc<StateDir>) -> &'stati
 async fn take_notices(
     attacher: Arc<Attacher<EtcdStore, NodeKernel>>,
     naming: Arc<Mutex<Naming<NodeKernel>>>,
+    wake: Arc<Notify>,
     mut notices: UnboundedReceiver<Notice>,
 ) -> &'static str {
     while let Some(notice) = notices.recv().await {
@@ -227,6 +277,7 @@ async fn take_notices(
             Notice::EndpointsChanged(changes) => {
                 tell_allocator(&attacher, changes.clone()).await;
                 naming.lock().await.endpoints_changed(changes).await;
+                wake.notify_one();
             }
         }
     }

@@ -196,6 +196,13 @@ impl Drop for Reservation {
     }
 }
 
+impl Reservation {
+    /// The network's name.
+    pub fn network_name(&self) -> &Name {
+        &self.spec.record.name
+    }
+}
+
 impl<S: Store> Allocator<S> {
     /// An allocator that knows nothing yet: what the node has in a network is read when the network is first used.
     pub fn new(client: Client<S>, node: NodeId, registration: Registration, settings: AllocationSettings) -> Self {
@@ -488,13 +495,9 @@ impl<S: Store> Allocator<S> {
         state: Option<weft_overlay::model::FenceState>,
         deadline: Instant,
     ) -> Result<(), StandingError> {
-        let mut standing = self.inner.registration.standing.clone();
         self.inner.registration.recheck();
-        let changed = standing.wait_for(|standing| standing.token().is_some_and(|token| token != refused));
-        match timeout_at(deadline, changed).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(StandingError::from_fence(refused.node, state)),
-        }
+        let changed = timeout_at(deadline, self.inner.registration.other_token(refused)).await;
+        changed.map(|_| ()).map_err(|_| StandingError::from_fence(refused.node, state))
     }
 
     fn stage(&self, reservation: &Reservation, stage: Stage) {

@@ -31,7 +31,7 @@ use weft_overlay::{
 };
 
 use super::{
-    allocation::{AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, StandingError},
+    allocation::{AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, Reservation, StandingError},
     endpoints::own_endpoints,
     registration::{NodeIdentity, Registration, Standing},
     submit::{Client, SubmitError},
@@ -126,12 +126,19 @@ struct Inner<S: Store> {
     wake: Notify,
 }
 
-/// Of one network. `joined` is also the gate: whoever joins, leaves or changes holds it.
+/// Of one network. `state` is also the gate: whoever joins, leaves or changes holds it.
 #[derive(Debug, Default)]
 struct Part {
-    joined: tokio::sync::Mutex<Option<Joined>>,
+    state: tokio::sync::Mutex<PartState>,
     stays: AtomicUsize,
     use_: Mutex<Use>,
+}
+
+#[derive(Debug, Default)]
+struct PartState {
+    joined: Option<Joined>,
+    /// A leg of which it is not known whether it was registered: the same registration is tried again until it is.
+    unsettled: Option<Reservation>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -207,13 +214,12 @@ impl<S: Store> Membership<S> {
         part.stays.fetch_add(1, Ordering::Relaxed);
         // From here on an error or a dropped future ends the stay.
         let mut stay = PendingStay { part: part.clone(), done: false };
-        let mut joined = part.joined.lock().await;
-        if joined.is_none() {
-            *joined = Some(self.make_leg(network, spec, None).await?);
-        }
-        let leg = joined.as_ref().map(|joined| joined.leg.clone());
-        drop(joined);
-        let leg = leg.ok_or(MembershipError::NetworkGone(network))?;
+        let mut state = part.state.lock().await;
+        let leg = match &state.joined {
+            Some(joined) => joined.leg.clone(),
+            None => self.make_leg(network, spec, None, &mut state).await?,
+        };
+        drop(state);
         stay.done = true;
         Ok(Stay { leg, part })
     }
@@ -226,7 +232,7 @@ impl<S: Store> Membership<S> {
         self.restore().await?;
         let mut joined = BTreeMap::new();
         for (network, part) in self.parts() {
-            joined.extend(part.joined.lock().await.clone().map(|joined| (network, joined)));
+            joined.extend(part.state.lock().await.joined.clone().map(|joined| (network, joined)));
         }
         Ok(joined)
     }
@@ -250,8 +256,9 @@ impl<S: Store> Membership<S> {
     pub async fn leave(&self, network: NetworkId) -> Result<(), MembershipError> {
         self.restore().await?;
         let part = self.part(network);
-        let mut joined = part.joined.lock().await;
-        self.give_up(network, &mut joined).await
+        let mut state = part.state.lock().await;
+        self.settle(&mut state).await?;
+        self.give_up(network, &mut state).await
     }
 
     /// Forgets a network that is gone.
@@ -302,37 +309,40 @@ impl<S: Store> Membership<S> {
     }
 
     async fn leave_unused(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
-        let mut joined = part.joined.lock().await;
+        let mut state = part.state.lock().await;
+        self.settle(&mut state).await?;
         // Looked at again under the lock: somebody may have joined while this waited for it.
         if part.leave_at().is_none_or(|at| at > Instant::now()) {
             return Ok(());
         }
-        self.give_up(network, &mut joined).await
+        self.give_up(network, &mut state).await
     }
 
-    async fn give_up(&self, network: NetworkId, joined: &mut Option<Joined>) -> Result<(), MembershipError> {
-        let Some(Joined { leg, .. }) = joined.as_ref() else { return Ok(()) };
+    async fn give_up(&self, network: NetworkId, state: &mut PartState) -> Result<(), MembershipError> {
+        let Some(Joined { leg, .. }) = &state.joined else { return Ok(()) };
         let released = self.inner.allocator.release(network, leg, true).await;
         released.map_err(|source| MembershipError::Release { network, source })?;
         info!(%network, "left the network");
-        *joined = None;
+        state.joined = None;
         Ok(())
     }
 
-    /// Writes the membership again if it is not as it should be.
+    /// Writes the membership again if only its MTU is not as it should be. With another epoch the leg may be gone too,
+    /// which [`Self::recover`] looks after.
     async fn refresh(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let Standing::Active(token) = *self.inner.registration.standing.borrow() else { return Ok(()) };
-        let mut joined = part.joined.lock().await;
-        let Some(joined) = joined.as_mut() else {
+        let mut state = part.state.lock().await;
+        self.settle(&mut state).await?;
+        let Some(joined) = state.joined.as_mut() else {
             if part.usage().containers
                 && let Some(spec) = self.active_spec(network).await?
             {
-                *joined = Some(self.make_leg(network, &spec, None).await?);
+                self.make_leg(network, &spec, None, &mut state).await?;
             }
             return Ok(());
         };
         let member = MemberRecord { extra: joined.member.extra.clone(), ..self.member(token.epoch) };
-        if member == joined.member {
+        if member == joined.member || member.epoch != joined.member.epoch || member.vtep != joined.member.vtep {
             return Ok(());
         }
         self.put_member(network, token, member.clone()).await?;
@@ -348,9 +358,7 @@ impl<S: Store> Membership<S> {
     ) -> Result<Revision, MembershipError> {
         let client = &self.inner.client;
         let deadline = self.deadline();
-        let key = Key::Spec(network);
-        let reply = client.read([&key], deadline).await?;
-        let spec = client.found::<NetworkSpec>(&reply, &key)?.ok_or(MembershipError::NetworkGone(network))?;
+        let spec = self.active_spec(network).await?.ok_or(MembershipError::NetworkGone(network))?;
         let claim = UpdateMember { token, network, spec_revision: spec.revision, record };
         match client.submit(&claim, deadline).await? {
             MemberUpdated::Updated(revision) => Ok(revision),
@@ -362,18 +370,44 @@ impl<S: Store> Membership<S> {
         }
     }
 
+    /// Finds out what became of a leg of which it is not known.
+    async fn settle(&self, state: &mut PartState) -> Result<(), MembershipError> {
+        let Some(reservation) = &mut state.unsettled else { return Ok(()) };
+        let (network, name) = (reservation.network, reservation.network_name().clone());
+        match self.register_leg(reservation).await {
+            Ok(joined) => {
+                info!(%network, "the gateway leg is registered after all");
+                state.joined = Some(joined);
+                state.unsettled = None;
+            }
+            Err(CommitError::Store { source, .. }) if source.is_unknown() => return Err(source.into()),
+            // Dropped reservations look after themselves where the node had no right to ask.
+            Err(CommitError::Standing(error)) => return Err(error.into()),
+            Err(error) => {
+                debug!(%network, %name, error = %error, "the gateway leg was not registered");
+                state.unsettled = None;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the gateway leg and the membership; with `at`, at the addresses that the leg had, if they can be had.
     async fn make_leg(
         &self,
         network: NetworkId,
         spec: &Stored<NetworkSpec>,
         at: Option<&EndpointRecord>,
-    ) -> Result<Joined, MembershipError> {
+        state: &mut PartState,
+    ) -> Result<Stored<EndpointRecord>, MembershipError> {
         let name = &spec.record.name;
         let mut request = self.leg_request(at);
         for _ in 0..ATTEMPTS {
+            self.settle(state).await?;
+            if let Some(joined) = &state.joined {
+                return Ok(joined.leg.clone());
+            }
             let reserved = self.inner.allocator.reserve(network, spec, request.clone()).await;
-            let mut reservation = match reserved {
+            let reservation = match reserved {
                 Ok(reservation) => reservation,
                 Err(error) if request.ipv4.is_some() || request.ipv6.is_some() => {
                     debug!(%network, error = %error, "the gateway leg gets another address");
@@ -384,28 +418,43 @@ impl<S: Store> Membership<S> {
                     return Err(MembershipError::Address { network: name.clone(), source: Box::new(source) });
                 }
             };
-            let member = self.member(reservation.record.epoch);
-            match self.inner.allocator.commit(&mut reservation, Some(member.clone())).await {
-                Ok(revision) => {
-                    let record = reservation.record.clone();
-                    info!(%network, revision, "joined the network");
-                    let member = MemberRecord { epoch: record.epoch, ..member };
-                    return Ok(Joined { leg: Stored { record, revision, lease: 0 }, member });
+            // In its place before it is tried: also a future that is dropped leaves it to be settled.
+            let reservation = state.unsettled.insert(reservation);
+            match self.register_leg(reservation).await {
+                Ok(joined) => {
+                    let leg = joined.leg.clone();
+                    info!(%network, revision = leg.revision, "joined the network");
+                    (state.joined, state.unsettled) = (Some(joined), None);
+                    return Ok(leg);
                 }
-                Err(error) if error.wants_another_address() => request = self.leg_request(None),
-                Err(CommitError::AddressTaken { .. }) => request = self.leg_request(None),
-                Err(source) => return Err(MembershipError::Leg { network: name.clone(), source: Box::new(source) }),
+                Err(CommitError::AddressTaken { .. } | CommitError::BlockLost(_)) => {
+                    state.unsettled = None;
+                    request = self.leg_request(None);
+                }
+                Err(source) => {
+                    let unknown = matches!(&source, CommitError::Store { source, .. } if source.is_unknown());
+                    if !unknown {
+                        state.unsettled = None;
+                    }
+                    return Err(MembershipError::Leg { network: name.clone(), source: Box::new(source) });
+                }
             }
         }
         Err(MembershipError::NetworkGone(network))
     }
 
+    async fn register_leg(&self, reservation: &mut Reservation) -> Result<Joined, CommitError> {
+        let member = self.member(reservation.record.epoch);
+        let revision = self.inner.allocator.commit(reservation, Some(member.clone())).await?;
+        let record = reservation.record.clone();
+        let member = MemberRecord { epoch: record.epoch, ..member };
+        Ok(Joined { leg: Stored { record, revision, lease: 0 }, member })
+    }
+
     fn leg_request(&self, at: Option<&EndpointRecord>) -> EndpointRequest {
         EndpointRequest {
-            id: at.map_or_else(
-                || EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
-                |leg| leg.id,
-            ),
+            id: at
+                .map_or_else(|| EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())), |leg| leg.id),
             kind: EndpointKind::Leg,
             name: leg_name(&self.inner.identity.name),
             aliases: Vec::new(),
@@ -435,16 +484,17 @@ impl<S: Store> Membership<S> {
             for (network, leg) in own {
                 let part = self.part(network);
                 // Until the agent has looked for its containers, they may be there.
-                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) = Use { containers: true, unused_since: None };
+                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Use { containers: true, unused_since: None };
                 if leg.record.kind == EndpointKind::Container {
                     continue;
                 }
                 let key = Key::Member(network, self.inner.identity.node);
                 let reply = self.inner.client.read([&key], self.deadline()).await?;
                 let member = self.inner.client.found::<MemberRecord>(&reply, &key)?;
-                // One that is missing differs from any that it should be, and is written again.
-                let member = member.map_or_else(|| MemberRecord { underlay_mtu: 0, ..self.member(0) }, |m| m.record);
-                *part.joined.lock().await = Some(Joined { leg, member });
+                // One that is missing differs from any that it should be, so recovering writes it again.
+                let member = member.map_or_else(|| self.member(0), |m| m.record);
+                part.state.lock().await.joined = Some(Joined { leg, member });
             }
             self.inner.wake.notify_one();
             Ok(())

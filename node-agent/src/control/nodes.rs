@@ -87,12 +87,12 @@ pub enum NodesError {
         what: Vec<String>,
     },
     /// The controller has not finished cleaning up.
-    #[error(
-        "node {name} is given up but not cleaned up yet; `weft node rm {name}` completes it when a controller is running"
-    )]
+    #[error("node {name} is given up, but still has {}; `weft node rm {name}` completes it when a controller is running and no container of another node has an address in these blocks", what.join(", "))]
     CleaningUp {
         /// The node.
         name: Name,
+        /// What: some of its endpoints and blocks.
+        what: Vec<String>,
     },
     /// The node is lost.
     #[error(transparent)]
@@ -170,6 +170,7 @@ pub async fn remove_node<S: Store>(
         let (id, record) = (own.id, own.record.clone());
         let Some(fence) = own.fence else { return Err(NodesError::Changed(name)) };
         let claim = RemoveNode { node: id, record, fence };
+        let mut what = Vec::new();
         match client.submit(&claim, deadline).await? {
             NodeRemoved::Removed => return Ok(id),
             NodeRemoved::Alive(_) => {
@@ -178,11 +179,14 @@ pub async fn remove_node<S: Store>(
             NodeRemoved::InUse(left) if !force => {
                 return Err(NodesError::InUse { name, what: left.iter().map(describe).collect() });
             }
-            NodeRemoved::InUse(_) => expel(client, id, own.record, deadline).await?,
+            NodeRemoved::InUse(left) => {
+                what = left.iter().map(describe).collect();
+                expel(client, id, own.record, deadline).await?;
+            }
             NodeRemoved::Changed => {}
         }
         if Instant::now() + POLL >= deadline {
-            return Err(NodesError::CleaningUp { name });
+            return Err(NodesError::CleaningUp { name, what });
         }
         sleep(POLL).await;
     }

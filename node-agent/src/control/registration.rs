@@ -161,9 +161,21 @@ pub struct Registration {
     /// The lease of the sign of life; to be kept on disk and given to [`register`] at the next start.
     pub lease: watch::Receiver<Option<i64>>,
     recheck: Arc<Notify>,
+    changed: Arc<Notify>,
 }
 
 impl Registration {
+    /// Waits until the node has a right to write other than `refused`. Those who wait are served in their order.
+    pub async fn other_token(&self, refused: Token) -> Token {
+        loop {
+            let changed = self.changed.notified();
+            if let Some(token) = self.standing.borrow().token().filter(|token| *token != refused) {
+                return token;
+            }
+            changed.await;
+        }
+    }
+
     /// Has the fence read again at once: for whoever was refused because of it.
     pub fn recheck(&self) {
         self.recheck.notify_one();
@@ -182,7 +194,7 @@ pub fn register<S: Store>(
     let start = StoreHealth { reachable: false, since: Instant::now(), last_error: None };
     let (health_in, health) = watch::channel(start);
     let (lease_in, lease_out) = watch::channel(lease);
-    let recheck = Arc::new(Notify::new());
+    let (recheck, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let registrar = Registrar {
         client,
         identity,
@@ -193,9 +205,10 @@ pub fn register<S: Store>(
         health: health_in,
         lease_out: lease_in,
         recheck: recheck.clone(),
+        changed: changed.clone(),
         backoff: Backoff::default(),
     };
-    (Registration { standing, health, lease: lease_out, recheck }, registrar.run())
+    (Registration { standing, health, lease: lease_out, recheck, changed }, registrar.run())
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -217,6 +230,7 @@ struct Registrar<S> {
     health: watch::Sender<StoreHealth>,
     lease_out: watch::Sender<Option<i64>>,
     recheck: Arc<Notify>,
+    changed: Arc<Notify>,
     backoff: Backoff,
 }
 
@@ -427,7 +441,7 @@ impl<S: Store> Registrar<S> {
     }
 
     fn publish(&self, standing: Standing) {
-        self.standing.send_if_modified(|current| {
+        let changed = self.standing.send_if_modified(|current| {
             let changed = *current != standing;
             if changed {
                 announce(&self.identity, &standing);
@@ -435,6 +449,9 @@ impl<S: Store> Registrar<S> {
             }
             changed
         });
+        if changed {
+            self.changed.notify_waiters();
+        }
     }
 
     fn answered(&self) {

@@ -156,15 +156,25 @@ impl DataPlaneNamespace {
 /// the agent. Says whether there was anything to enter.
 ///
 /// # Errors
-/// When /proc/1 cannot be read or the namespace may not be entered, which needs CAP_SYS_ADMIN and CAP_SYS_CHROOT.
+/// When /proc/1 may not be read or the namespace may not be entered, which needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and
+/// CAP_SYS_PTRACE.
 pub fn enter_host_mount_ns() -> io::Result<bool> {
-    let identity = |path: &str| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    if identity(HOST_MOUNTS)? == identity("/proc/self/ns/mnt")? {
+    enter_mount_ns(Path::new(HOST_MOUNTS))
+}
+
+/// The same with the mount namespace at a path.
+///
+/// # Errors
+/// As [`enter_host_mount_ns`].
+pub fn enter_mount_ns(path: &Path) -> io::Result<bool> {
+    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
+    if identity(path)? == identity(Path::new("/proc/thread-self/ns/mnt"))? {
         return Ok(false);
     }
+    let target = File::open(path)?;
     // A thread shares its working directory with the others until this; setns(2) insists on its own.
     unshare(CloneFlags::CLONE_FS)?;
-    setns(File::open(HOST_MOUNTS)?.as_fd(), CloneFlags::CLONE_NEWNS)?;
+    setns(target.as_fd(), CloneFlags::CLONE_NEWNS)?;
     Ok(true)
 }
 

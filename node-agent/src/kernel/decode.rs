@@ -229,3 +229,6 @@ pub(crate) fn unicast(octets: [u8; 6]) -> Option<Mac> {
 pub(crate) fn port(value: &[u8]) -> Option<u16> {
     be16_at(value, 0)
 }
+
+#[cfg(test)]
+mod tests;

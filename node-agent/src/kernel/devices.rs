@@ -25,6 +25,7 @@ use super::{
     graves, host,
     mark::{GROUP, Role, network_alias},
     netlink::{Refusal, Request},
+    observe::list_links,
     ports::is_sandbox_of,
     recipe::{
         LEG_IPV4, LEG_IPV6, bridge_faults, is_attached, leg_faults, port_faults, vxlan_faults,
@@ -137,12 +138,23 @@ impl<F: Firewall> LinuxKernel<F> {
                 .create();
             match self.host.ask(request) {
                 Ok(_) => return Ok(()),
-                Err(refusal) if refusal.errno() == Errno::EEXIST && started.elapsed() < VNI_PATIENCE => {
-                    thread::sleep(VNI_PAUSE);
-                }
+                Err(refusal) if refusal.errno() == Errno::EEXIST => match self.vni_holder(desired) {
+                    Some(holder) => return Err(step_error(&format!("{}: {holder} has it", action(step)), refusal)),
+                    None if started.elapsed() < VNI_PATIENCE => thread::sleep(VNI_PAUSE),
+                    None => return Err(step_error(&action(step), refusal)),
+                },
                 Err(refusal) => return Err(step_error(&action(step), refusal)),
             }
         }
+    }
+
+    /// The device that has a VNI on a port, if one can be seen: then there is nothing to wait for.
+    fn vni_holder(&mut self, desired: &Vxlan) -> Option<String> {
+        let mut links = list_links(&mut self.host).unwrap_or_default();
+        links.extend(list_links(&mut self.data_plane).unwrap_or_default());
+        let same =
+            |link: &&Link| matches!(&link.kind, Kind::Vxlan(o) if o.vni == desired.vni.get() && o.port == desired.port);
+        links.iter().find(same).map(Link::description)
     }
 
     fn ensure_leg(&mut self, step: &Step, network: NetworkId, desired: &Leg) -> Outcome {

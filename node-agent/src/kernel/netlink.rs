@@ -338,3 +338,96 @@ fn refusal(message: &Received<'_>) -> Option<Refusal> {
     let text = attributes.find(|(kind, _)| *kind == TEXT).map(|(_, value)| text(value));
     Some(Refusal { cause: io::Error::from_raw_os_error(-code), text })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An answer to the request with this sequence number: code, header of the request, the kernel's words.
+    fn error(sequence: u32, code: i32, words: &str) -> Vec<u8> {
+        let mut payload = code.to_ne_bytes().to_vec();
+        payload.extend([0; HEADER]);
+        if !words.is_empty() {
+            let length = u16::try_from(words.len() + 5).unwrap();
+            payload.extend(length.to_ne_bytes());
+            payload.extend(1_u16.to_ne_bytes());
+            payload.extend(words.bytes());
+            payload.resize(padded(payload.len() + 1), 0);
+        }
+        let mut message = u32::try_from(HEADER + payload.len()).unwrap().to_ne_bytes().to_vec();
+        message.extend(2_u16.to_ne_bytes());
+        message.extend([0; 2]);
+        message.extend(sequence.to_ne_bytes());
+        message.extend([0; 4]);
+        message.extend(payload);
+        message
+    }
+
+    #[test]
+    fn refusals_have_the_errno_and_the_kernels_words() {
+        let bytes = error(5, -17, "A VXLAN device with the specified VNI already exists");
+        let message = Messages(&bytes).next().unwrap();
+
+        let refusal = refusal(&message).unwrap();
+
+        assert_eq!(message.sequence, 5);
+        assert_eq!(refusal.errno(), Errno::EEXIST);
+        assert_eq!(refusal.text.as_deref(), Some("A VXLAN device with the specified VNI already exists"));
+    }
+
+    #[test]
+    fn an_acknowledgement_is_no_refusal() {
+        let bytes = error(5, 0, "");
+
+        assert!(refusal(&Messages(&bytes).next().unwrap()).is_none());
+    }
+
+    #[test]
+    fn several_messages_of_one_receive_are_told_apart_and_a_torn_one_is_left_out() {
+        let mut bytes = [error(1, -2, ""), error(2, 0, "word"), error(3, -1, "")].concat();
+        bytes.truncate(bytes.len() - 4);
+
+        let sequences: Vec<u32> = Messages(&bytes).map(|message| message.sequence).collect();
+
+        assert_eq!(sequences, [1, 2]);
+    }
+
+    #[test]
+    fn refusals_in_the_middle_of_a_batch_belong_to_their_requests_and_the_channel_stays_in_step() {
+        let made = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            Namespace::current().unwrap()
+        };
+        let mut channel = Channel::new(std::thread::spawn(made).join().unwrap());
+        let find = |index| super::super::encode::link::LinkRequest::indexed(index).find();
+
+        // Loopback is 1; the others are not there. More than one send, and an answer to every other request.
+        let answers = channel.transact((0..600).map(|n| find(if n % 2 == 0 { 1 } else { 999 })).collect());
+        let after = channel.ask(find(1));
+
+        assert_eq!(answers.len(), 600);
+        for (number, answer) in answers.iter().enumerate() {
+            assert_eq!(answer.is_ok(), number % 2 == 0, "{number}: {answer:?}");
+        }
+        assert!(answers[0].as_ref().is_ok_and(|payload| !payload.is_empty()) && after.is_ok());
+    }
+
+    #[test]
+    fn an_answer_that_nobody_waited_for_is_not_taken_for_that_of_a_later_request() {
+        let made = || {
+            nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNET).unwrap();
+            Namespace::current().unwrap()
+        };
+        let mut channel = Channel::new(std::thread::spawn(made).join().unwrap());
+        let find = |index| super::super::encode::link::LinkRequest::indexed(index).find();
+        let abandoned = encode(find(1).message, NLM_F_REQUEST | NLM_F_ACK, 77_777);
+        let mut bytes = vec![0; abandoned.buffer_len()];
+        abandoned.serialize(&mut bytes);
+        channel.send(&bytes).unwrap();
+
+        let refused = channel.ask(find(999)).unwrap_err();
+
+        assert_eq!(refused.errno(), Errno::ENODEV);
+        assert!(channel.ask(find(1)).is_ok());
+    }
+}

@@ -5,6 +5,7 @@
 
 use std::{fs, io, path::PathBuf};
 
+use super::mark::Role;
 use crate::netns::Namespace;
 
 /// Below which directory, and whether its absence is no error.
@@ -77,7 +78,7 @@ pub(crate) fn ensure_host_forwarding(namespace: &Namespace) -> io::Result<()> {
         if read("ipv6/conf/all/forwarding")? == Some(0) {
             for interface in interfaces("ipv6/conf")? {
                 let accept = format!("ipv6/conf/{interface}/accept_ra");
-                if read(&accept)? == Some(1) && !interface.starts_with("weft-") {
+                if read(&accept)? == Some(1) && !is_left_alone(&interface) {
                     fs::write(file(&accept), "2")?;
                 }
             }
@@ -89,6 +90,11 @@ pub(crate) fn ensure_host_forwarding(namespace: &Namespace) -> io::Result<()> {
         Ok(())
     };
     namespace.run(write).map_err(io::Error::other)?
+}
+
+/// Legs, and `all` and `default`: interfaces to come must not begin to listen to routers because of us.
+fn is_left_alone(interface: &str) -> bool {
+    matches!(interface, "all" | "default") || matches!(Role::of(interface), Some(Role::Leg(_)))
 }
 
 /// The settings that [`ensure_host_forwarding`] makes hold.

@@ -74,7 +74,7 @@ impl Doubts {
 
     /// Doubts what the kernel does not announce changes of.
     pub(super) fn add_settings(&mut self, observed: &KernelState, networks: impl Iterator<Item = NetworkId>) {
-        let node = [NodeObject::HostForwarding, NodeObject::DataPlaneSettings, NodeObject::ForeignAccepts];
+        let node = [NodeObject::HostForwarding, NodeObject::DataPlaneSettings];
         let legs = networks.map(|network| ObjectId::Network(network, NetworkObject::Leg));
         let silent = node.into_iter().map(ObjectId::Node).chain(legs);
         self.objects.extend(silent.filter(|id| observed.objects.contains_key(id)));

@@ -7,7 +7,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, channel},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -237,7 +237,8 @@ impl Capture {
         let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
         let first = lines.next().expect("a line").expect("text");
         assert_eq!(first, "ready");
-        let (sender, frames) = channel();
+        // In a storm the reader waits, and the kernel drops.
+        let (sender, frames) = sync_channel(4096);
         std::thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if sender.send(unhex(&line)).is_err() {
@@ -256,25 +257,26 @@ impl Capture {
     /// The same, with a deadline of one's own.
     pub(crate) fn waits_for_within(&mut self, needle: &[u8], patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
-        loop {
-            if self.seen(needle) {
-                return true;
-            }
+        let mut found = self.seen(needle);
+        while !found {
             match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(frame) => self.seen.push(frame),
+                Ok(frame) => {
+                    found = contains(&frame, needle);
+                    self.seen.push(frame);
+                }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return false,
             }
         }
+        true
     }
 
     /// How many frames come until a deadline that contain `needle`, as far as they are fewer than `enough`.
     pub(crate) fn counts(&mut self, needle: &[u8], enough: usize, patience: Duration) -> usize {
-        let contains = |frame: &Vec<u8>| frame.windows(needle.len()).any(|window| window == needle);
         let deadline = Instant::now() + patience;
-        let mut count = self.seen.iter().filter(|frame| contains(frame)).count();
+        let mut count = self.seen.iter().filter(|frame| contains(frame, needle)).count();
         while count < enough {
             match self.frames.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                Ok(frame) => count += usize::from(contains(&frame)),
+                Ok(frame) => count += usize::from(contains(&frame, needle)),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
             }
         }
@@ -283,7 +285,7 @@ impl Capture {
 
     /// Whether a frame that contains `needle` has come so far.
     pub(crate) fn seen(&self, needle: &[u8]) -> bool {
-        self.seen.iter().any(|frame| frame.windows(needle.len()).any(|window| window == needle))
+        self.seen.iter().any(|frame| contains(frame, needle))
     }
 }
 
@@ -292,6 +294,10 @@ impl Drop for Capture {
         drop(self.child.kill());
         drop(self.child.wait());
     }
+}
+
+fn contains(frame: &[u8], needle: &[u8]) -> bool {
+    frame.windows(needle.len()).any(|window| window == needle)
 }
 
 fn python(namespace: &str) -> Command {

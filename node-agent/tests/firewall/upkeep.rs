@@ -247,7 +247,7 @@ fn replacing_the_tables_under_attack_lets_no_packet_through() {
     let flood = Flood::start(&attacker.namespace, "eth0", &marked("attack"));
 
     let mut reloads = 0;
-    while reloads < 40 || flood.sent() < 50_000 {
+    while reloads < 20 || flood.sent() < 20_000 {
         world.nodes[0].restore(Table::DataPlane);
         reloads += 1;
     }

@@ -125,7 +125,7 @@ fn a_vni_that_another_device_has_is_named_with_the_remedy() {
 
     let error = refused(&mut host, creation(&network, NetworkObject::Vxlan)).to_string();
 
-    assert!(error.contains("--vni"), "{error}");
+    assert!(error.contains("--vni") && error.contains("kt0"), "{error}");
     assert!(sh(&host.host, "ip link").contains("kt0"));
 }
 

@@ -128,7 +128,7 @@ pub(crate) fn apply(kernel: &mut dyn Kernel, steps: &[Step]) {
 
 /// Waits for a condition; panics with what was seen last.
 pub(crate) fn eventually<T: std::fmt::Debug>(what: &str, mut look: impl FnMut() -> Result<(), T>) {
-    let deadline = Instant::now() + Duration::from_secs(5);
+    let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match look() {
             Ok(()) => return,

@@ -78,6 +78,7 @@ fn a_host_that_lives_on_router_advertisements_goes_on_accepting_them_when_it_for
 
     assert_eq!(setting(&host, "ipv6/conf/up0/accept_ra"), "2");
     assert_eq!(setting(&host, "ipv6/conf/up2/accept_ra"), "0");
+    assert_eq!(setting(&host, "ipv6/conf/default/accept_ra"), "1");
     assert_eq!(setting(&host, "ipv6/conf/all/forwarding"), "1");
     assert_eq!(setting(&host, "ipv4/ip_forward"), "1");
 }
@@ -150,17 +151,19 @@ fn a_detached_endpoint_is_out_of_use_at_once_and_swept_later() {
             ),
         ];
         host.create(&KernelState { objects: objects.clone().into() });
-        deletions.extend(objects.map(|(id, object)| Step::Delete(id, object)));
+        deletions.push(objects.map(|(id, object)| Step::Delete(id, object)));
         containers.push(other.container);
     }
 
-    let started = Instant::now();
-    apply(&mut host.kernel, &deletions);
-    let detached = started.elapsed() / PORTS;
-    println!("one endpoint out of use in {detached:?}");
-
-    // Deleting the device at once would take 16 ms, often 50.
-    assert!(detached < Duration::from_millis(10), "{detached:?}");
+    let detached = deletions.iter().map(|steps| {
+        let started = Instant::now();
+        apply(&mut host.kernel, steps);
+        started.elapsed()
+    });
+    // The quickest, since the machine may be busy; deleting the device at once takes 16 ms, often 50.
+    let quickest = detached.min().unwrap();
+    println!("one endpoint out of use in {quickest:?}");
+    assert!(quickest < Duration::from_millis(5), "{quickest:?}");
     let graves = || sh(&host.data_plane, "ip -o link | grep -c 'weft grave' || true").trim().parse::<u32>().unwrap();
     assert_eq!(graves(), PORTS);
     same(&host.kernel.observe(&Scope::Network(first.id)).map(|s| with_sandbox(s, &first)).unwrap(), &first.state);
@@ -202,6 +205,18 @@ fn sweeping_leaves_devices_of_others_in_the_same_group() {
 
     let left = sh(&host.data_plane, "ip -o link");
     assert!(left.contains("kt0") && !left.contains("weft grave"), "{left}");
+}
+
+#[test]
+fn a_port_that_never_got_further_than_its_creation_is_swept() {
+    let (mut host, network) = built();
+    let half_made = weft_overlay::id::EndpointId::from_entropy(0xdead).port_name();
+    sh(&host.data_plane, &format!("ip link add {half_made} group {} type veth peer kt1", 0x5765_6674));
+
+    host.kernel.sweep().unwrap();
+
+    assert!(!sh(&host.data_plane, "ip link").contains(half_made.as_str()));
+    same(&host.observe_all(&network), &network.state);
 }
 
 #[test]

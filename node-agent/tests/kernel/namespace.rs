@@ -6,7 +6,7 @@ use nix::{
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, unshare},
 };
-use weft_node_agent::kernel::dataplane_ns::DataPlaneNamespace;
+use weft_node_agent::kernel::dataplane_ns::{DataPlaneNamespace, enter_mount_ns};
 
 /// Runs a test with mounts of its own, on a thread that ends with them.
 fn with_own_mounts(test: impl FnOnce(&Path) + Send + 'static) {
@@ -76,5 +76,19 @@ fn a_namespace_of_others_mounted_there_meanwhile_is_noticed() {
         assert!(!held.check_mounted());
         assert!(held.ensure_mounted().unwrap());
         assert!(held.check_mounted());
+    });
+}
+
+#[test]
+fn another_mount_namespace_is_entered_from_a_private_one_and_once_only() {
+    with_own_mounts(|_| {
+        let others = format!("/proc/{}/ns/mnt", std::process::id());
+        let others = Path::new(&others);
+        assert_ne!(inode(Path::new("/proc/thread-self/ns/mnt")), inode(others));
+
+        assert!(enter_mount_ns(others).unwrap());
+
+        assert_eq!(inode(Path::new("/proc/thread-self/ns/mnt")), inode(others));
+        assert!(!enter_mount_ns(others).unwrap());
     });
 }

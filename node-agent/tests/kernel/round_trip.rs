@@ -6,7 +6,7 @@ use weft_overlay::kernel::{
     Family, FdbPort, Kernel, KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Step,
 };
 
-use crate::lab::{Host, Network, apply, diff, ip, same, sh};
+use crate::lab::{Host, Network, REMOTE_MAC, apply, diff, ip, mac, same, sh};
 
 #[test]
 fn everything_is_read_back_as_it_was_created() {
@@ -38,6 +38,26 @@ fn every_scope_reads_the_same() {
     same(&host.observe(&Scope::Network(two.id)), &outside(&two.state));
     let ids = both.objects.keys().cloned().collect();
     same(&host.observe(&Scope::Objects(ids)), &both);
+}
+
+#[test]
+fn a_tunnel_over_ipv6_is_read_back_with_its_rows() {
+    let mut host = Host::new();
+    let mut network = Network::new(1);
+    let Object::Vxlan(mut vxlan) = network.get(NetworkObject::Vxlan) else { unreachable!() };
+    vxlan.local = ip("fd00:9::1");
+    vxlan.mtu = 1430;
+    network.put(NetworkObject::Vxlan, Object::Vxlan(vxlan));
+    network.state.objects.retain(|id, _| {
+        let row = |kind: &NetworkObject| matches!(kind, NetworkObject::TunnelFdb(_) | NetworkObject::Flood(_));
+        !matches!(id, ObjectId::Network(_, kind) if row(kind))
+    });
+    network.put(NetworkObject::Flood(ip("fd00:9::2")), Object::Present);
+    network.put(NetworkObject::TunnelFdb(mac(REMOTE_MAC)), Object::TunnelFdb(ip("fd00:9::2")));
+
+    host.create(&network.state);
+
+    same(&host.observe_all(&network), &network.state);
 }
 
 #[test]

@@ -84,11 +84,11 @@ impl Checker {
         }
     }
 
-    /// Takes in one revision and checks it.
-    pub(crate) fn see(&mut self, commit: &Commit) {
+    /// Takes in one revision and checks it; whether a controller has cleaned up something in it.
+    pub(crate) fn see(&mut self, commit: &Commit) -> bool {
         self.revision = commit.revision;
         self.times.insert(commit.revision, Instant::now());
-        self.leader_acts(commit);
+        let cleans = self.leader_acts(commit);
         let before_blocks = self.blocks.clone();
         for event in &commit.events {
             self.note_history(event);
@@ -103,6 +103,7 @@ impl Checker {
         self.no_lost_members();
         self.one_to_one();
         self.indexed(commit);
+        cleans
     }
 
     /// Whether a view of the keys under `net/` is what the store had at a revision: key and mod revision. With I7 at each
@@ -113,7 +114,10 @@ impl Checker {
             let expected = at.and_then(|(r, exists)| exists.then_some(r));
             if view.get(key).copied() != expected {
                 let key = String::from_utf8_lossy(key);
-                let text = format!("view: {who} has {key} at {:?}, at {revision} it was {expected:?}", view.get(key.as_bytes()));
+                let text = format!(
+                    "view: {who} has {key} at {:?}, at {revision} it was {expected:?}",
+                    view.get(key.as_bytes())
+                );
                 self.violations.push(text);
             }
         }
@@ -126,6 +130,17 @@ impl Checker {
     pub(crate) fn owned_blocks(&self, node: NodeId) -> BTreeSet<(NetworkId, IpAddr)> {
         let owned = |b: &BlockRecord| b.node == node && b.st == BlockState::Owned;
         self.blocks.iter().filter(|(_, block)| owned(block)).map(|(key, _)| *key).collect()
+    }
+
+    /// Whether all that a node has left are blocks in which another node's user has chosen an address: they stay.
+    pub(crate) fn only_blocks_of_others(&self, node: NodeId) -> bool {
+        let blocks = self.owned_blocks(node);
+        let used = |(network, base): &(NetworkId, IpAddr)| {
+            let block = self.block_of(*network, *base);
+            self.endpoints.keys().any(|(n, ip)| n == network && block.is_some_and(|block| block.contains(*ip)))
+        };
+        let has_endpoints = self.index.keys().any(|(of, _)| *of == node);
+        !blocks.is_empty() && blocks.iter().all(used) && !has_endpoints
     }
 
     pub(crate) fn members(&self) -> &BTreeSet<(NetworkId, NodeId)> {
@@ -348,9 +363,8 @@ impl Checker {
 
     /// Every endpoint is in its node's index, under one id once, and has the second key that its record says.
     fn indexed(&mut self, commit: &Commit) {
-        let touched = |event: &Event| {
-            matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)))
-        };
+        let touched =
+            |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)));
         if !commit.events.iter().any(touched) {
             return;
         }
@@ -374,16 +388,19 @@ impl Checker {
     }
 
     /// A controller writes only while its candidacy is the oldest there is.
-    fn leader_acts(&mut self, commit: &Commit) {
-        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else { return };
+    fn leader_acts(&mut self, commit: &Commit) -> bool {
+        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else {
+            return false;
+        };
         let stands = |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Election(_)));
         if commit.events.iter().all(stands) {
-            return;
+            return false;
         }
         let leader = self.candidates.values().min_by_key(|(created, _)| *created).map(|(_, client)| client);
         if leader != Some(client) {
             self.violation(format!("leadership: {client} cleaned up while {leader:?} led"));
         }
+        true
     }
 
     fn note_history(&mut self, event: &Event) {

@@ -16,7 +16,7 @@ impl Freeze {
     pub(crate) fn set(&self, frozen: bool) {
         let mut state = self.state.lock().unwrap();
         state.0 = frozen;
-        if let (false, Some(waker)) = (frozen, state.1.take()) {
+        if !frozen && let Some(waker) = state.1.take() {
             waker.wake();
         }
     }

@@ -8,11 +8,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::{Instant, sleep},
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use weft_controller::ControllerSettings;
 use weft_node_agent::control::{
     networks::{NetworkRequest, create_network, list_networks, remove_network},
@@ -55,11 +51,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn run_seed(seed: u64, mutant: Mutant) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(seed, mutant);
         world.live().await;
@@ -76,6 +68,7 @@ struct World {
     memory: MemoryStore,
     admin: Client<MemoryStore>,
     checker: Arc<Mutex<Checker>>,
+    stalls: Arc<Mutex<Stalls>>,
     agents: Vec<AgentSlot>,
     controllers: Vec<ControllerSlot>,
     networks: Vec<NetworkId>,
@@ -98,6 +91,22 @@ struct ControllerSlot {
     running: JoinHandle<()>,
 }
 
+/// Controllers that stop in the middle of cleaning up: between two of their writes.
+#[derive(Debug, Default)]
+struct Stalls {
+    controllers: BTreeMap<String, (usize, Arc<Freeze>)>,
+    begun: Vec<(usize, Duration)>,
+}
+
+impl Stalls {
+    fn stall(&mut self, client: &str, dice: &mut StdRng) {
+        if let Some((n, freeze)) = self.controllers.get(client) {
+            freeze.set(true);
+            self.begun.push((*n, Duration::from_secs(dice.random_range(5..60))));
+        }
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Undo {
     Thaw(usize),
@@ -112,8 +121,15 @@ impl World {
         let faults = if rng.random_bool(0.7) { Faults::harsh(seed) } else { mild(seed) };
         let memory = MemoryStore::new(faults);
         let checker = Arc::new(Mutex::new(Checker::new(Keyspace::default())));
-        let observer = checker.clone();
-        memory.on_revision(move |commit| observer.lock().unwrap().see(commit));
+        let stalls: Arc<Mutex<Stalls>> = Arc::default();
+        let (observer, staller) = (checker.clone(), stalls.clone());
+        let mut dice = StdRng::seed_from_u64(seed ^ 2);
+        memory.on_revision(move |commit| {
+            let cleans = observer.lock().unwrap().see(commit);
+            if cleans && dice.random_bool(0.1) {
+                staller.lock().unwrap().stall(commit.client.as_deref().unwrap_or_default(), &mut dice);
+            }
+        });
         let admin = Client::new(memory.clone(), Keyspace::default(), StdRng::seed_from_u64(seed ^ 1));
         let mut world = Self {
             rng,
@@ -122,6 +138,7 @@ impl World {
             memory,
             admin,
             checker,
+            stalls,
             agents: Vec::new(),
             controllers: Vec::new(),
             networks: Vec::new(),
@@ -165,7 +182,9 @@ impl World {
         for commit in self.memory.commits() {
             for event in &commit.events {
                 let (verb, value) = match event {
-                    Event::Put(kv) => (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned()),
+                    Event::Put(kv) => {
+                        (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned())
+                    }
                     Event::Delete { .. } => ("delete".to_owned(), String::new()),
                 };
                 let key = String::from_utf8_lossy(event.key()).into_owned();
@@ -279,6 +298,7 @@ impl World {
         let rng = StdRng::seed_from_u64(self.rng.random());
         let run = weft_controller::run(self.store(&name), Keyspace::default(), settings, rng);
         let freeze = Arc::new(Freeze::default());
+        self.stalls.lock().unwrap().controllers.insert(name, (n, freeze.clone()));
         let running = tokio::spawn(Freezable { freeze: freeze.clone(), process: Box::pin(run) });
         ControllerSlot { freeze, running }
     }
@@ -287,6 +307,11 @@ impl World {
     async fn pass(&mut self, time: Duration) {
         let until = Instant::now() + time;
         loop {
+            let begun = std::mem::take(&mut self.stalls.lock().unwrap().begun);
+            for (n, time) in begun {
+                self.note(format!("controller {n} stalled while cleaning up"));
+                self.due.push((Instant::now() + time, Undo::ThawController(n)));
+            }
             let next = self.due.iter().enumerate().min_by_key(|(_, (at, _))| *at).map(|(n, (at, _))| (n, *at));
             let Some((n, at)) = next.filter(|(_, at)| *at <= until) else { break };
             tokio::time::sleep_until(at).await;
@@ -318,7 +343,8 @@ impl World {
     async fn step(&mut self) {
         let n = self.rng.random_range(0..HOSTS);
         match self.rng.random_range(0..100) {
-            0..44 => self.attach(n),
+            0..40 => self.attach(n),
+            40..44 => self.race(n),
             44..58 => self.command(n, Command::Detach),
             58..61 => self.create().await,
             61..63 => self.remove_one().await,
@@ -385,8 +411,20 @@ impl World {
         }
     }
 
+    /// Two hosts are asked for one address at one moment.
+    fn race(&mut self, n: usize) {
+        let Some(network) = self.networks.last().copied() else { return };
+        let Some(subnet) = self.memory_subnet(network) else { return };
+        let asked = Some(Ipv4Addr::from_bits(subnet.network().to_bits() + self.rng.random_range(2..14)));
+        for host in [n, (n + 1) % HOSTS] {
+            self.command(host, Command::Attach { network, asked });
+        }
+    }
+
     fn memory_subnet(&self, network: NetworkId) -> Option<ipnetwork::Ipv4Network> {
-        let spec = now(&self.memory, &Keyspace::default().network(network)).into_iter().find(|(key, _)| key.ends_with(b"spec"))?;
+        let spec = now(&self.memory, &Keyspace::default().network(network))
+            .into_iter()
+            .find(|(key, _)| key.ends_with(b"spec"))?;
         let spec: weft_overlay::model::NetworkSpec = weft_overlay::codec::decode_record(&spec.1).ok()?;
         match spec.subnet4()?.subnet {
             ipnetwork::IpNetwork::V4(v4) => Some(v4),
@@ -468,7 +506,7 @@ impl World {
                 if !error.to_string().contains("lost") {
                     break;
                 }
-                sleep(Duration::from_secs(5)).await;
+                self.pass(Duration::from_secs(5)).await;
             }
         }
         for name in std::mem::take(&mut self.removals) {
@@ -479,28 +517,18 @@ impl World {
     /// Removes the node that has a name, unless it is the one that should have it.
     async fn remove_old_node(&mut self, name: &str) {
         let wanted: BTreeSet<NodeId> = self.agents.iter().map(|agent| agent.host.lock().unwrap().node).collect();
-        let until = Instant::now() + QUIET;
-        let mut last = String::new();
-        while Instant::now() < until {
-            let nodes = weft_node_agent::control::nodes::list_nodes(&self.admin, self.deadline()).await.unwrap();
-            let Some(old) = nodes.into_iter().find(|node| node.name.as_str() == name && !wanted.contains(&node.id)) else {
-                return;
-            };
-            let deadline = Instant::now() + Duration::from_secs(20);
-            match remove_node(&self.admin, &old.id.to_string(), true, deadline).await {
-                Ok(_) => return,
-                Err(error) => last = error.to_string(),
-            }
-            sleep(Duration::from_secs(5)).await;
+        let nodes = weft_node_agent::control::nodes::list_nodes(&self.admin, self.deadline()).await.unwrap();
+        let old = nodes.into_iter().find(|node| node.name.as_str() == name && !wanted.contains(&node.id));
+        if let Some(old) = old {
+            self.remove_for_good(old.id).await;
         }
-        self.violation(format!("quiet: node {name} could not be removed: {last}"));
     }
 
     /// Waits until everybody agrees with the store, and the store with what users were told.
     async fn settle(&mut self) -> bool {
         let until = Instant::now() + QUIET;
         loop {
-            sleep(Duration::from_secs(5)).await;
+            self.pass(Duration::from_secs(5)).await;
             if !self.checker.lock().unwrap().violations.is_empty() {
                 return false;
             }
@@ -541,6 +569,9 @@ impl World {
                 members.insert((container.network, host.node));
                 told.insert(*id, (container.network, host.node, record.record.addresses().collect()));
             }
+            if agent.running.as_ref().is_none_or(|(task, _)| task.is_finished()) {
+                differences.push(format!("the agent of {} has ended", host.name));
+            }
             differences.extend(pools_differ(&host, &shown, &checker));
         }
         let mut kept = BTreeMap::new();
@@ -578,10 +609,7 @@ impl World {
         self.pass(Duration::from_secs(40)).await;
         for n in 0..HOSTS {
             let node = self.agents[n].host.lock().unwrap().node;
-            let deadline = Instant::now() + QUIET;
-            if let Err(error) = remove_node(&self.admin, &node.to_string(), true, deadline).await {
-                self.violation(format!("quiet: h{n} could not be removed: {error}"));
-            }
+            self.remove_for_good(node).await;
         }
         for controller in &self.controllers {
             controller.running.abort();
@@ -597,10 +625,26 @@ impl World {
         }
     }
 
+    async fn remove_for_good(&mut self, node: NodeId) {
+        let until = Instant::now() + QUIET;
+        let mut last = String::new();
+        while Instant::now() < until {
+            let deadline = Instant::now() + Duration::from_secs(1);
+            match remove_node(&self.admin, &node.to_string(), true, deadline).await {
+                Ok(_) => return,
+                Err(error) => last = error.to_string(),
+            }
+            self.pass(Duration::from_secs(5)).await;
+        }
+        if !self.checker.lock().unwrap().only_blocks_of_others(node) {
+            self.violation(format!("quiet: node {node} could not be removed: {last}"));
+        }
+    }
+
     async fn await_empty(&mut self, what: &str, ranges: &[weft_overlay::keys::KeyRange]) -> bool {
         let until = Instant::now() + QUIET;
         loop {
-            sleep(Duration::from_secs(2)).await;
+            self.pass(Duration::from_secs(2)).await;
             let left: Vec<String> = ranges
                 .iter()
                 .flat_map(|range| now(&self.memory, range))

@@ -11,10 +11,10 @@ use std::{
 use super::{NodeView, Stored, Unreadable};
 use crate::{
     codec::{DecodeError, decode_record},
-    id::{NetworkId, NodeId},
+    id::{EndpointId, NetworkId, NodeId},
     kernel::ObjectId,
     keys::Key,
-    model::{EndpointRecord, EndpointReference, MemberRecord, NetworkNameRecord, NetworkSpec},
+    model::{EndpointKind, EndpointRecord, EndpointReference, MemberRecord, NetworkNameRecord, NetworkSpec},
     txn::{KeyValue, Revision},
 };
 
@@ -183,12 +183,9 @@ impl NodeView {
         if let Some(stored) = &endpoint {
             view.insert(ip, stored.clone());
         }
-        if let Some(before) = &before
-            && endpoint.as_ref().is_none_or(|after| after.record.id != before.record.id)
-        {
-            // Its removal is complete.
-            self.detaching.remove(&before.record.id);
-        }
+        let lost = before.as_ref().map(|stored| stored.record.clone());
+        let lost = lost.filter(|lost| endpoint.as_ref().is_none_or(|after| after.record.id != lost.id));
+        let comes = endpoint.as_ref().map(|stored| stored.record.clone());
         let records = [before, endpoint].into_iter().flatten().map(|stored| stored.record);
         for record in records {
             affected.extend(self.of_record(network, &record));
@@ -199,6 +196,41 @@ impl NodeView {
                 affected.extend(self.of_endpoint(record.id));
             }
         }
+        if let Some(record) = comes.filter(|record| record.kind == EndpointKind::Leg) {
+            affected.extend(self.replace_leg(network, &record));
+        }
+        if let Some(record) = lost {
+            affected.extend(self.lose(network, record));
+        }
+        affected
+    }
+
+    /// A leg that was lost is not missed any longer once another one is registered.
+    fn replace_leg(&mut self, network: NetworkId, leg: &EndpointRecord) -> BTreeSet<ObjectId> {
+        if leg.node != self.config.node {
+            return BTreeSet::new();
+        }
+        let is_leg = |(n, record): &(NetworkId, &EndpointRecord)| *n == network && record.kind == EndpointKind::Leg;
+        let missed: Vec<EndpointId> = self.adrift().filter(is_leg).map(|(_, record)| record.id).collect();
+        missed.into_iter().flat_map(|endpoint| self.clear_pending(endpoint)).collect()
+    }
+
+    /// A record of ours is gone: either we have removed it, or somebody else has, and then what it stands for stays in use
+    /// until it is known whether it can be registered again. A leg is missed only while a container needs it.
+    fn lose(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
+        let endpoint = record.id;
+        let removed = self.detaching.remove(&endpoint);
+        if removed || record.node != self.config.node || self.local(endpoint).is_some() {
+            return BTreeSet::new();
+        }
+        let needed = record.kind == EndpointKind::Container
+            || self.locals_in(network).any(|local| local.record.kind == EndpointKind::Container);
+        if !needed {
+            return BTreeSet::new();
+        }
+        let affected = self.of_record(network, &record);
+        self.pending.insert(endpoint, (network, record));
+        self.adrift.insert(endpoint);
         affected
     }
 

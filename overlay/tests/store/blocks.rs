@@ -39,7 +39,7 @@ async fn a_block_is_given_back_only_when_empty_and_cools_down_without_anybody<S:
     let record = rig.block(&node, &network).await;
     // Another node's static address, the block's last.
     outcome!(rig.perform(&create(&rival, &network, endpoint(&rival, 31))).await, EndpointCreated::Created(_));
-    let cooling_lease = rig.lease(2).await;
+    let cooling_lease = rig.lease(600).await;
     let claim = ReleaseBlock { token: node.token, network: network.id, block: block(), record, cooling_lease };
 
     outcome!(rig.perform(&claim).await, BlockReleased::InUse(key) => assert_eq!(key, endpoint_key(&network, 31)));
@@ -50,6 +50,7 @@ async fn a_block_is_given_back_only_when_empty_and_cools_down_without_anybody<S:
     }
     let fenced = ReleaseBlock { token: Token { fence_revision: 1, ..node.token }, ..claim.clone() };
     outcome!(rig.perform(&fenced).await, BlockReleased::Fenced(Some(_)));
+    let claim = ReleaseBlock { cooling_lease: rig.lease(5).await, ..claim };
     assert_eq!(rig.perform(&claim).await, BlockReleased::Released);
     assert_eq!(rig.perform(&claim).await, BlockReleased::Released);
 
@@ -59,7 +60,7 @@ async fn a_block_is_given_back_only_when_empty_and_cools_down_without_anybody<S:
     outcome!(rig.perform(&claim_block(&node, &network)).await, BlockClaimed::Taken(_));
     rig.gone(&block_key(&network)).await;
     outcome!(rig.perform(&claim_block(&rival, &network)).await, BlockClaimed::Claimed(_));
-    let other_lease = ReleaseBlock { cooling_lease: rig.lease(60).await, ..claim };
+    let other_lease = ReleaseBlock { cooling_lease: rig.lease(600).await, ..claim };
     outcome!(rig.perform(&other_lease).await, BlockReleased::Lost(block) => {
         assert_eq!(block.record.node, rival.token.node);
     });

@@ -2,6 +2,7 @@
 
 use std::{
     net::TcpListener,
+    path::Path,
     process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -14,6 +15,15 @@ use weft_overlay::{
         ListRequest, Store as _,
         etcd::{EtcdOptions, EtcdStore, Pem, Timing},
     },
+};
+
+/// For everything whose subject is not time: the machine may be busy.
+pub(crate) const PATIENT: Timing = Timing {
+    call: Duration::from_secs(60),
+    connect: Duration::from_secs(10),
+    keepalive: Duration::from_secs(10),
+    keepalive_timeout: Duration::from_secs(5),
+    suspension: Duration::from_secs(2),
 };
 
 #[derive(Debug)]
@@ -48,7 +58,7 @@ impl EtcdProcess {
         // Another process may take a port between its choice and its use.
         for _ in 0..3 {
             let launch = Launch {
-                directory: TempDir::new().unwrap(),
+                directory: directory_in_memory(),
                 client_url: format!("{scheme}://127.0.0.1:{}", free_port()),
                 peer_url: format!("http://127.0.0.1:{}", free_port()),
                 arguments: arguments.to_vec(),
@@ -79,7 +89,8 @@ impl EtcdProcess {
     }
 
     pub(crate) async fn store(&self) -> EtcdStore {
-        EtcdStore::connect(EtcdOptions::parse(&[self.url()], self.pem.clone()).unwrap()).await.unwrap()
+        let options = EtcdOptions::parse(&[self.url()], self.pem.clone()).unwrap();
+        EtcdStore::connect(options.with_timing(PATIENT)).await.unwrap()
     }
 
     pub(crate) fn kill(&self) {
@@ -106,7 +117,7 @@ impl EtcdProcess {
     async fn ready(&self) -> Result<(), String> {
         let store = self.store().await;
         let mut last = String::new();
-        for _ in 0..100 {
+        for _ in 0..600 {
             let range = KeyRange::prefix("ready");
             match store.list(ListRequest { range, limit: 1, revision: 0, linearizable: true }).await {
                 Ok(_) => return Ok(()),
@@ -137,6 +148,12 @@ pub(crate) async fn connect(urls: &[String], timing: Timing) -> EtcdStore {
 
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Durability is not tested here, and a busy disk takes seconds to write.
+fn directory_in_memory() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { TempDir::new_in(memory).unwrap() } else { TempDir::new().unwrap() }
 }
 
 impl Launch {

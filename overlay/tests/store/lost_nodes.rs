@@ -33,7 +33,7 @@ async fn entries<S: TestStore>(rig: &Rig<S>, network: &Network, n: u8) -> Vec<Re
 }
 
 async fn come_back<S: TestStore>(rig: &Rig<S>, node: &Node) -> Token {
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
     let fence = rig.stored(&Key::Fence(node.token.node)).await.unwrap();
     let claim = Return { node: node.token.node, fence, boot_id: String::new(), version: String::new(), lease };
     outcome!(rig.perform(&claim).await, NodeReturned::Returned(token) => token)
@@ -123,19 +123,20 @@ async fn an_empty_block_of_a_lost_node_cools_down_and_is_free_again<S: TestStore
         lost,
         network: network.id,
         block: (block(), held),
-        cooling_lease: rig.lease(2).await,
+        cooling_lease: rig.lease(600).await,
     };
 
     outcome!(rig.perform(&claim).await, Quarantined::InUse(key) => assert_eq!(key, endpoint_key(&network, 17)));
     let reaping = reap(&leader, node.token.node, lost, &entries(&rig, &network, 17).await).remove(0);
     assert_eq!(rig.perform(&reaping).await, Reaping::Reaped);
+    let claim = Quarantine { cooling_lease: rig.lease(5).await, ..claim };
     assert_eq!(rig.perform(&claim).await, Quarantined::Cooling);
     assert_eq!(rig.perform(&claim).await, Quarantined::Cooling);
     outcome!(rig.perform(&claim_block(&heir, &network)).await, BlockClaimed::Taken(_));
     rig.gone(&block_key(&network)).await;
 
     outcome!(rig.perform(&claim_block(&heir, &network)).await, BlockClaimed::Claimed(_));
-    let late = Quarantine { cooling_lease: rig.lease(60).await, ..claim };
+    let late = Quarantine { cooling_lease: rig.lease(600).await, ..claim };
     outcome!(rig.perform(&late).await, Quarantined::Changed(block) => assert_eq!(block.record.node, heir.token.node));
     assert_eq!(rig.list(rig.keys.block_index(node.token.node)).await, []);
 }
@@ -145,7 +146,7 @@ async fn cleaning_up_stops_when_the_node_returns_or_the_leader_is_deposed<S: Tes
     let id = node.token.node;
     let lost = rig.lose(&node, &leader, Vec::new()).await;
     let entries = entries(&rig, &network, 17).await;
-    let cooling_lease = rig.lease(60).await;
+    let cooling_lease = rig.lease(600).await;
     let quarantine = |leader: &Leadership| Quarantine {
         leadership: leader.clone(),
         node: id,
@@ -190,7 +191,7 @@ async fn an_empty_block_is_left_alone_when_the_node_returns_or_the_leader_is_dep
         lost,
         network: network.id,
         block: (block(), held.clone()),
-        cooling_lease: rig.lease(60).await,
+        cooling_lease: rig.lease(600).await,
     };
 
     let deposed = Leadership { create_revision: 1, ..leadership };

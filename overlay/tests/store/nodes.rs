@@ -20,7 +20,7 @@ on_both_stores! {
 }
 
 async fn a_node_registers_once_and_a_repetition_finds_its_own_registration<S: TestStore>(rig: Rig<S>) {
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
     let claim = register(1, lease);
 
     let token = outcome!(rig.perform(&claim).await, NodeRegistered::Registered(token) => token);
@@ -36,7 +36,7 @@ async fn a_node_registers_once_and_a_repetition_finds_its_own_registration<S: Te
 
 async fn names_vteps_and_ids_are_unique<S: TestStore>(rig: Rig<S>) {
     let first = rig.node(1).await;
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
 
     let cloned = rig.perform(&register(1, lease)).await;
     let same_name =
@@ -56,7 +56,7 @@ async fn names_vteps_and_ids_are_unique<S: TestStore>(rig: Rig<S>) {
 }
 
 async fn a_put_under_an_ended_lease_voids_the_whole_registration<S: TestStore>(rig: Rig<S>) {
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
     rig.store.revoke(lease).await.unwrap();
 
     let error = rig.store.txn(register(1, lease).txn(&rig.keys)).await.unwrap_err();
@@ -66,10 +66,10 @@ async fn a_put_under_an_ended_lease_voids_the_whole_registration<S: TestStore>(r
 }
 
 async fn an_ended_lease_takes_the_sign_of_life_away_and_a_node_rejoins<S: TestStore>(rig: Rig<S>) {
-    let short = rig.lease(2).await;
+    let short = rig.lease(5).await;
     let token = outcome!(rig.perform(&register(1, short)).await, NodeRegistered::Registered(token) => token);
     let rejoin = |lease| Rejoin { token, boot_id: "boot".to_owned(), version: "0.1.0".to_owned(), lease };
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
 
     outcome!(rig.perform(&rejoin(lease)).await, NodeRejoined::LiveElsewhere(live) => assert_eq!(live.lease, short));
     rig.gone(&Key::Live(token.node)).await;
@@ -87,7 +87,7 @@ async fn a_lost_node_returns_in_the_next_epoch<S: TestStore>(rig: Rig<S>) {
     let leader = rig.leader().await;
     let lost = rig.lose(&node, &leader, Vec::new()).await;
     let fence = rig.stored(&Key::Fence(node.token.node)).await.unwrap();
-    let lease = rig.lease(60).await;
+    let lease = rig.lease(600).await;
     let (boot_id, version) = ("boot".to_owned(), "0.1.0".to_owned());
     let claim = Return { node: node.token.node, fence, boot_id: boot_id.clone(), version: version.clone(), lease };
     let rejoin = Rejoin { token: node.token, boot_id, version, lease };
@@ -97,7 +97,7 @@ async fn a_lost_node_returns_in_the_next_epoch<S: TestStore>(rig: Rig<S>) {
 
     assert_eq!(token.epoch, 2);
     assert_eq!(rig.perform(&claim).await, NodeReturned::Returned(token));
-    let other = Return { lease: rig.lease(60).await, ..claim.clone() };
+    let other = Return { lease: rig.lease(600).await, ..claim.clone() };
     outcome!(rig.perform(&other).await, NodeReturned::Fenced(Some(fence)) => assert_eq!(fence.revision, token.fence_revision));
     let current = Return { fence: rig.stored(&Key::Fence(node.token.node)).await.unwrap(), ..other };
     outcome!(rig.perform(&current).await, NodeReturned::LiveElsewhere(live) => assert_eq!(live.lease, lease));
@@ -165,7 +165,7 @@ async fn a_node_is_removed_only_when_it_is_neither_alive_nor_in_use<S: TestStore
         network: network.id,
         block: block(),
         record: held,
-        cooling_lease: rig.lease(60).await,
+        cooling_lease: rig.lease(600).await,
     };
     outcome!(rig.perform(&release).await, BlockReleased::Released);
     let stale = RemoveNode { fence: Stored { revision: 1, ..claim.fence.clone() }, ..claim.clone() };

@@ -96,7 +96,7 @@ impl<S: TestStore> Rig<S> {
     }
 
     pub(crate) async fn node(&self, n: u8) -> Node {
-        let lease = self.lease(60).await;
+        let lease = self.lease(600).await;
         let token =
             crate::outcome!(self.perform(&register(n, lease)).await, NodeRegistered::Registered(token) => token);
         Node { token, lease }
@@ -116,7 +116,7 @@ impl<S: TestStore> Rig<S> {
     }
 
     pub(crate) async fn leader(&self) -> Leadership {
-        let lease = self.lease(60).await;
+        let lease = self.lease(600).await;
         let key = self.keys.encode(&Key::Election(lease));
         let put = Op::Put { key: key.clone(), value: b"{}".to_vec(), lease: Some(lease) };
         let reply = self.store.txn(Txn { then: vec![put], ..Txn::default() }).await.unwrap();
@@ -167,12 +167,12 @@ impl<S: TestStore> Rig<S> {
     }
 }
 
-/// Waits for a condition, up to 10 s; then says what was seen last.
+/// Waits for a condition, up to a minute; then says what was seen last.
 pub(crate) async fn eventually<E: fmt::Debug, F: Future<Output = Result<(), E>>>(
     what: &str,
     mut check: impl FnMut() -> F,
 ) {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         match check().await {
             Ok(()) => return,

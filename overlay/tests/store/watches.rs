@@ -62,7 +62,7 @@ async fn watch<S: TestStore>(rig: &Rig<S>, range: KeyRange, from: Revision) -> W
 pub(crate) async fn events(watch: &mut Watch, count: usize) -> Vec<Event> {
     let mut seen = Vec::new();
     while seen.len() < count {
-        match timeout(Duration::from_secs(10), watch.next()).await {
+        match timeout(Duration::from_secs(60), watch.next()).await {
             Ok(WatchItem::Events { events, .. }) => seen.extend(events),
             Ok(WatchItem::Progress { .. }) => {}
             other => panic!("{other:?} came after {} of {count} events", seen.len()),
@@ -145,7 +145,7 @@ async fn a_watch_from_a_future_revision_begins_there<S: TestStore>(rig: Rig<S>) 
 }
 
 async fn the_end_of_a_lease_deletes_its_keys_in_one_revision<S: TestStore>(rig: Rig<S>) {
-    let lease = rig.lease(2).await;
+    let lease = rig.lease(5).await;
     let leased = |key: &str| Op::Put { key: path(&rig.keys, key), value: Vec::new(), lease: Some(lease) };
     let then = vec![leased("b"), leased("a"), Op::put(path(&rig.keys, "stays"), Vec::new())];
     let from = rig.store.txn(Txn { then, ..Txn::default() }).await.unwrap().revision + 1;
@@ -160,7 +160,7 @@ async fn the_end_of_a_lease_deletes_its_keys_in_one_revision<S: TestStore>(rig: 
 }
 
 async fn a_key_follows_its_latest_lease<S: TestStore>(rig: Rig<S>) {
-    let (old, new) = (rig.lease(60).await, rig.lease(60).await);
+    let (old, new) = (rig.lease(600).await, rig.lease(600).await);
     let put = |lease| Op::Put { key: path(&rig.keys, "k"), value: Vec::new(), lease };
     rig.store.txn(Txn { then: vec![put(Some(old))], ..Txn::default() }).await.unwrap();
 
@@ -197,21 +197,23 @@ async fn pages_show_one_revision_while_writes_go_on<S: TestStore>(rig: Rig<S>) {
 }
 
 async fn a_lease_lives_while_it_is_kept_alive<S: TestStore>(rig: Rig<S>) {
-    let lease = rig.store.grant(Duration::from_millis(1500)).await.unwrap();
-    assert_eq!(lease.ttl, Duration::from_secs(2));
-    let other = rig.lease(60).await;
-    for _ in 0..6 {
+    let shortest = rig.store.grant(Duration::from_millis(1)).await.unwrap();
+    assert_eq!(shortest.ttl, Duration::from_secs(2));
+    let lease = rig.store.grant(Duration::from_millis(4500)).await.unwrap();
+    assert_eq!(lease.ttl, Duration::from_secs(5));
+    let other = rig.lease(600).await;
+    for _ in 0..13 {
         assert_eq!(rig.store.keep_alive(lease.id).await.unwrap(), lease.ttl);
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
-    assert_eq!(rig.store.keep_alive(other).await.unwrap(), Duration::from_secs(60));
+    assert_eq!(rig.store.keep_alive(other).await.unwrap(), Duration::from_secs(600));
     assert!(!rig.store.time_to_live(lease.id).await.unwrap().is_zero());
 
     rig.store.revoke(lease.id).await.unwrap();
 
     assert!(rig.store.keep_alive(lease.id).await.unwrap().is_zero());
     assert!(rig.store.time_to_live(lease.id).await.unwrap().is_zero());
-    assert_eq!(rig.store.keep_alive(other).await.unwrap(), Duration::from_secs(60));
+    assert_eq!(rig.store.keep_alive(other).await.unwrap(), Duration::from_secs(600));
 }
 
 async fn compacted_history_ends_watches_and_old_lists<S: TestStore>(rig: Rig<S>) {

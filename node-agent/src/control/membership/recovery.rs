@@ -12,7 +12,7 @@ use weft_overlay::{
     store::Store,
 };
 
-use super::{Joined, Membership, MembershipError};
+use super::{Joined, Membership, MembershipError, PartState};
 use crate::control::{
     allocation::{CommitError, EndpointRequest, StandingError},
     registration::Standing,
@@ -59,9 +59,9 @@ impl<S: Store> Membership<S> {
             self.inner.allocator.reread_network(network);
         }
         for (network, part) in self.parts() {
-            let mut joined = part.joined.lock().await;
-            let Some(before) = joined.clone() else { continue };
-            *joined = self.recover_leg(network, token, before).await?;
+            let mut state = part.state.lock().await;
+            self.settle(&mut state).await?;
+            self.recover_leg(network, token, &mut state).await?;
         }
         let mut recovered = Vec::new();
         for (network, record) in containers {
@@ -85,25 +85,33 @@ impl<S: Store> Membership<S> {
         }
     }
 
-    /// The leg and the membership as they are now; `None`: the network is gone.
+    /// Makes the leg and the membership what they should be now.
     async fn recover_leg(
         &self,
         network: NetworkId,
         token: Token,
-        before: Joined,
-    ) -> Result<Option<Joined>, MembershipError> {
-        let Some(spec) = self.active_spec(network).await? else {
+        state: &mut PartState,
+    ) -> Result<(), MembershipError> {
+        let Some(before) = state.joined.clone() else { return Ok(()) };
+        let spec = self.active_spec(network).await?;
+        let leg = self.renew_epoch(network, token, &before.leg.record).await?;
+        state.joined = match (leg, spec) {
+            (Some(leg), Some(_)) => {
+                let member = self.member(token.epoch);
+                self.put_member(network, token, member.clone()).await?;
+                Some(Joined { leg, member })
+            }
             // What is left of it in a network that is being removed is given up as it is.
-            let leg = self.renew_epoch(network, token, &before.leg.record).await?;
-            return Ok(leg.map(|leg| Joined { leg, ..before }));
+            (Some(leg), None) => Some(Joined { leg, ..before }),
+            (None, None) => None,
+            (None, Some(spec)) => {
+                info!(%network, "the gateway leg was removed while this node was lost; making it again");
+                state.joined = None;
+                self.make_leg(network, &spec, Some(&before.leg.record), state).await?;
+                return Ok(());
+            }
         };
-        if let Some(leg) = self.renew_epoch(network, token, &before.leg.record).await? {
-            let member = self.member(token.epoch);
-            self.put_member(network, token, member.clone()).await?;
-            return Ok(Some(Joined { leg, member }));
-        }
-        info!(%network, "the gateway leg was removed while this node was lost; making it again");
-        self.make_leg(network, &spec, Some(&before.leg.record)).await.map(Some)
+        Ok(())
     }
 
     async fn recover_container(
