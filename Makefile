@@ -52,8 +52,8 @@ e2e: build
 		$(CARGO) test -p weft-e2e $(NAME) -- --test-threads=1
 
 bench: build
-	@./e2e/need.sh lab bench
-	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench
+	@./e2e/need.sh lab
+	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
 
 check:
 	@./e2e/need.sh build

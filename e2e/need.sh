@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for a purpose, by its package's name on Debian and Ubuntu, and says so.
-# usage: need.sh build|store|lab|test|bench ...
+# usage: need.sh build|store|lab|test ...
 set -euo pipefail
 
 declare -A wanted=()
@@ -32,11 +32,6 @@ for purpose in "$@"; do
         need tcpdump tcpdump
         need python3 python3
         need ethtool ethtool
-        ;;
-    bench)
-        need iperf3 iperf3
-        need sockperf sockperf
-        need jq jq
         ;;
     *)
         echo "need: unknown purpose $purpose" >&2

@@ -7,16 +7,21 @@
 //!
 //! Nothing here knows how Weft works inside: it runs the binary and reads the kernel and etcd.
 
+mod agent_socket;
+pub mod bench;
 pub mod command;
 pub mod dump;
 mod eventually;
+mod http;
 mod lab;
 pub mod netns;
+pub mod probe;
 pub mod process;
 pub mod socket;
 pub mod topology;
 pub mod traffic;
 
+pub use agent_socket::AgentSocket;
 pub use command::CommandOutput;
 pub use eventually::{NotInTime, eventually, wait_until};
 pub use lab::{

@@ -14,6 +14,9 @@ use nix::unistd::Pid;
 use weft_e2e::command::exit_code;
 use weft_e2e::{ContainerSpec, EtcdMembers, Lab, LabError, LabOptions, LabStatus};
 
+#[path = "weft-lab/probe.rs"]
+mod probe;
+
 /// Status of `exec` and `run` when the lab, not the command, failed; as docker and env do.
 const LAB_FAILED: u8 = 125;
 const NOT_RUNNABLE: u8 = 126;
@@ -35,6 +38,7 @@ Examples:
   weft-lab run h1 ct1 --network net1
   weft-lab run h2 ct2 --network net1 -- ping -c 3 ct1
   weft-lab kill h1; weft-lab start h1
+  weft-lab probe ping ct1 ct2 -- weft-lab kill h1
   weft-lab down
 
 Environment:
@@ -111,6 +115,9 @@ enum Verb {
     CutStore(Machine),
     /// Open the way to etcd and the controller again.
     HealStore(Machine),
+    /// Ask something of containers without traffic tools: is a broadcast heard, is anything lost, how fast is attaching.
+    #[command(subcommand)]
+    Probe(probe::Probe),
     /// Show every namespace and process with addresses and cuts.
     Status {
         /// A table for people, or JSON for programs.
@@ -194,6 +201,7 @@ fn act(verb: Verb) -> Result<u8> {
         Verb::Heal(machine) => lab()?.heal(&machine.target)?,
         Verb::CutStore(machine) => lab()?.cut_store(&machine.target)?,
         Verb::HealStore(machine) => lab()?.heal_store(&machine.target)?,
+        Verb::Probe(question) => print(&probe::run(question)?)?,
         Verb::Status { output } => print(&render(&lab()?.status()?, output)?)?,
         Verb::Down => {
             if !Lab::down()? {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::state::{LabState, RUN_DIRECTORY};
 use super::{LabError, READY_DEADLINE};
+use crate::agent_socket::AgentSocket;
 use crate::command::CommandOutput;
 use crate::netns::NetnsName;
 use crate::topology::HostId;
@@ -55,6 +56,12 @@ impl Host {
     #[must_use]
     pub fn socket(&self) -> PathBuf {
         directory(self.id).join("weft.sock")
+    }
+
+    /// The agent, for programs; [`Self::weft`] is for what a user would type.
+    #[must_use]
+    pub fn agent(&self) -> AgentSocket {
+        AgentSocket::new(self.socket())
     }
 
     /// The agent's state directory.

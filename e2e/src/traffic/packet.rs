@@ -21,6 +21,13 @@ pub const ARP_REQUEST: u16 = 1;
 /// ARP reply, RFC 826.
 pub const ARP_REPLY: u16 = 2;
 
+/// Protocol numbers of IPv4.
+const PROTOCOL_ICMP: u8 = 1;
+const PROTOCOL_UDP: u8 = 17;
+/// Types of ICMP echo messages, RFC 792.
+const ECHO_REPLY: u8 = 0;
+const ECHO_REQUEST: u8 = 8;
+
 /// Bytes of a probe's content.
 const PROBE_LENGTH: usize = 16;
 
@@ -57,21 +64,27 @@ pub type Udp4Party = (Ipv4Addr, u16);
 /// When the content does not fit into one packet.
 #[must_use]
 pub fn udp4(source: Udp4Party, destination: Udp4Party, content: &[u8]) -> Vec<u8> {
-    let length = |bytes: usize| u16::try_from(bytes).expect("a test's packet is shorter than 64 KiB").to_be_bytes();
-    let datagram =
-        [&source.1.to_be_bytes()[..], &destination.1.to_be_bytes(), &length(8 + content.len()), &[0, 0], content]
-            .concat();
+    let length = length_bytes(8 + content.len());
+    let datagram = [&source.1.to_be_bytes()[..], &destination.1.to_be_bytes(), &length, &[0, 0], content].concat();
+    ipv4(PROTOCOL_UDP, source.0, destination.0, &datagram)
+}
+
+fn ipv4(protocol: u8, source: Ipv4Addr, destination: Ipv4Addr, content: &[u8]) -> Vec<u8> {
     let mut header = [
         &[0x45, 0][..],
-        &length(20 + datagram.len()),
-        &[0, 0, 0, 0, 64, 17, 0, 0],
-        &source.0.octets(),
-        &destination.0.octets(),
+        &length_bytes(20 + content.len()),
+        &[0, 0, 0, 0, 64, protocol, 0, 0],
+        &source.octets(),
+        &destination.octets(),
     ]
     .concat();
     let sum = checksum(&header).to_be_bytes();
     header[10..12].copy_from_slice(&sum);
-    [header, datagram].concat()
+    [&header[..], content].concat()
+}
+
+fn length_bytes(bytes: usize) -> [u8; 2] {
+    u16::try_from(bytes).expect("a test's packet is shorter than 64 KiB").to_be_bytes()
 }
 
 /// Cuts an IPv4 packet without options in two: the first fragment carries `first` bytes of its content, a multiple
@@ -145,6 +158,36 @@ pub(super) fn icmp_echo(kind: u8, mark: u64, sequence: u64, content: &[u8]) -> V
     let sum = checksum(&message).to_be_bytes();
     message[2..4].copy_from_slice(&sum);
     message
+}
+
+/// An IPv4 packet with an ICMP echo request; goes into [`ethernet`].
+pub(super) fn echo_request4(source: Ipv4Addr, destination: Ipv4Addr, mark: u64) -> Vec<u8> {
+    let message = icmp_echo(ECHO_REQUEST, mark, 0, &probe(mark, 0));
+    ipv4(PROTOCOL_ICMP, source, destination, &message)
+}
+
+/// Whether an IPv4 packet is the answer of `from` to [`echo_request4`] with `mark`.
+pub(super) fn is_echo_reply4(packet: &[u8], from: Ipv4Addr, mark: u64) -> bool {
+    let Some((header, message)) = packet.split_at_checked(20) else {
+        return false;
+    };
+    let is_from = header[0] == 0x45 && header[9] == PROTOCOL_ICMP && header[12..16] == from.octets();
+    let content = message.strip_prefix(&[ECHO_REPLY, 0]).and_then(|rest| rest.get(6..));
+    is_from && content.is_some_and(|content| parse_probe(content, mark).is_some())
+}
+
+/// EtherType and content of an Ethernet frame.
+pub(super) fn parse_ethernet(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let (header, content) = frame.split_at_checked(14)?;
+    Some((u16::from_be_bytes([header[12], header[13]]), content))
+}
+
+/// Who answers, if this is an ARP reply for Ethernet and IPv4.
+pub(super) fn parse_arp_reply(content: &[u8]) -> Option<ArpParty> {
+    let sender = content.strip_prefix(&[0, 1, 8, 0, 6, 4, 0, 2])?;
+    let (mac, rest) = sender.split_first_chunk::<6>()?;
+    let ip = rest.first_chunk::<4>()?;
+    Some(ArpParty { mac: *mac, ip: Ipv4Addr::from(*ip) })
 }
 
 /// A number that tells this probe's packets from all others on the machine.
@@ -223,6 +266,31 @@ mod tests {
         assert_eq!(tunnelled(&frame, 4790), None);
         assert_eq!(tunnelled(&inner, 4789), None);
         assert!(asks_for_neighbours(&inner) && !asks_for_neighbours(&frame));
+    }
+
+    #[test]
+    fn echo_reply_is_recognised_by_sender_and_mark() {
+        let (here, there) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 2));
+        let mut packet = echo_request4(there, here, 7);
+        assert!(!is_echo_reply4(&packet, there, 7), "it is a request");
+
+        packet[20] = ECHO_REPLY;
+
+        assert!(is_echo_reply4(&packet, there, 7));
+        assert!(!is_echo_reply4(&packet, here, 7));
+        assert!(!is_echo_reply4(&packet, there, 8));
+        assert!(!is_echo_reply4(&packet[..30], there, 7));
+    }
+
+    #[test]
+    fn arp_reply_names_who_answers() {
+        let sender = ArpParty { mac: [2, 0, 0, 0, 0, 1], ip: Ipv4Addr::LOCALHOST };
+        let frame = ethernet(BROADCAST, sender.mac, ETHERTYPE_ARP, &arp(ARP_REPLY, sender, sender));
+
+        let (ethertype, content) = parse_ethernet(&frame).unwrap();
+
+        assert_eq!((ethertype, parse_arp_reply(content)), (ETHERTYPE_ARP, Some(sender)));
+        assert_eq!(parse_arp_reply(&arp(ARP_REQUEST, sender, sender)), None);
     }
 
     #[test]
