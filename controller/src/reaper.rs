@@ -6,12 +6,12 @@
 use ipnetwork::IpNetwork;
 use tracing::{debug, info};
 use weft_overlay::{
-    claims::{Quarantine, Quarantined, ReapedEndpoint, Reaping, Stored, reap},
+    claims::{Claim, Quarantine, Quarantined, ReapedEndpoint, Reaping, Stored, reap},
     id::NodeId,
     keys::Key,
     model::{BlockRecord, BlockState, EndpointIndexRecord, EndpointRecord, FenceState},
     store::Store,
-    txn::{Op, Revision},
+    txn::{Compare, Op, Revision},
 };
 
 use super::{
@@ -89,10 +89,28 @@ async fn quarantine_blocks<S: Store>(leader: &Leader<S>, node: NodeId, lost: Rev
             Quarantined::Cooling => info!(%node, %network, %block, "took a block from a lost node"),
             Quarantined::NotLeader => return Err(LeadError::NotLeader),
             Quarantined::NodeBack(_) => return Ok(()),
-            Quarantined::InUse(_) | Quarantined::Changed(_) => {
-                debug!(%node, %network, %block, "a block of a lost node is still in use");
-            }
+            Quarantined::InUse(_) => quarantine_around_others(leader, &claim).await?,
+            Quarantined::Changed(_) => debug!(%node, %network, %block, "a block of a lost node has changed"),
         }
+    }
+    Ok(())
+}
+
+/// Takes a block in which only endpoints of other nodes are left, at addresses that their users chose. They would keep
+/// the lost node's name and VTEP occupied for as long as they live, and need the block for nothing: whoever claims it
+/// next finds them in it. That none of the lost node's own is left is the condition, by its empty index.
+async fn quarantine_around_others<S: Store>(leader: &Leader<S>, refused: &Quarantine) -> Result<(), LeadError> {
+    let keys = &leader.keys;
+    let Quarantine { node, network, block: (block, _), .. } = refused;
+    let mut txn = refused.txn(keys);
+    let own = Compare::Empty(keys.endpoint_index(*node));
+    for compare in &mut txn.compares {
+        if matches!(compare, Compare::Empty(_)) {
+            *compare = own.clone();
+        }
+    }
+    if leader.store.txn(txn).await?.succeeded {
+        info!(%node, %network, %block, "took a block from a lost node, with endpoints of other nodes in it");
     }
     Ok(())
 }

@@ -87,7 +87,7 @@ pub enum NodesError {
         what: Vec<String>,
     },
     /// The controller has not finished cleaning up.
-    #[error("node {name} is given up, but still has {}; `weft node rm {name}` completes it when a controller is running and no container of another node has an address in these blocks", what.join(", "))]
+    #[error("node {name} is given up, but still has {}; `weft node rm {name}` completes it when a controller is running", what.join(", "))]
     CleaningUp {
         /// The node.
         name: Name,

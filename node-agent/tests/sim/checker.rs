@@ -132,17 +132,6 @@ impl Checker {
         self.blocks.iter().filter(|(_, block)| owned(block)).map(|(key, _)| *key).collect()
     }
 
-    /// Whether all that a node has left are blocks in which another node's user has chosen an address: they stay.
-    pub(crate) fn only_blocks_of_others(&self, node: NodeId) -> bool {
-        let blocks = self.owned_blocks(node);
-        let used = |(network, base): &(NetworkId, IpAddr)| {
-            let block = self.block_of(*network, *base);
-            self.endpoints.keys().any(|(n, ip)| n == network && block.is_some_and(|block| block.contains(*ip)))
-        };
-        let has_endpoints = self.index.keys().any(|(of, _)| *of == node);
-        !blocks.is_empty() && blocks.iter().all(used) && !has_endpoints
-    }
-
     pub(crate) fn members(&self) -> &BTreeSet<(NetworkId, NodeId)> {
         &self.members
     }
@@ -314,7 +303,7 @@ impl Checker {
         range.contains(ip).then(|| IpNetwork::new(block.network(), spec.block_len).ok()).flatten()
     }
 
-    /// I5: a block that is nobody's or another's by now has no endpoint that its owner chose for it; I6: it rests first.
+    /// I5: a block leaves its owner empty; that of a lost node without any endpoint of this node. I6: it rests first.
     fn blocks_left_empty(&mut self, before: &BTreeMap<(NetworkId, IpAddr), BlockRecord>) {
         let mut found = Vec::new();
         for ((network, base), old) in before {
@@ -326,8 +315,11 @@ impl Checker {
                 continue;
             }
             let Ok(block) = IpNetwork::new(*base, old.len) else { continue };
-            let inside = self.endpoints.keys().find(|(n, ip)| n == network && block.contains(*ip));
-            if let Some((_, ip)) = inside {
+            let lost = self.fences.get(&old.node).is_none_or(|fence| fence.state == FenceState::Lost);
+            let inside = self.endpoints.iter().find(|((n, ip), record)| {
+                n == network && block.contains(*ip) && (!lost || record.node == old.node)
+            });
+            if let Some(((_, ip), _)) = inside {
                 found.push(format!("I5: block {block} was taken from node {} with {ip} in it", old.node));
             }
             if now.is_none() && self.specs.contains_key(network) {
