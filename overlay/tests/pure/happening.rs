@@ -1,6 +1,6 @@
 //! Random events: few networks, nodes, addresses, MACs and ids, so that they collide all the time.
 
-use proptest::{prelude::*, sample::Index};
+use proptest::{collection::vec, prelude::*, sample::Index};
 use weft_overlay::{
     keys::{Key, Keyspace},
     model::{EndpointRecord, NetworkSpec, Protocol, PublishedPort},
@@ -134,6 +134,37 @@ pub(crate) fn happening() -> impl Strategy<Value = Happening> {
         1 => prop_oneof![Just(1500), Just(1450), Just(1000)].prop_map(|mtu| Happening::Underlay { mtu }),
         4 => Just(Happening::Pass),
     ]
+}
+
+/// Random events; most of the time on a node that takes part in both networks already.
+pub(crate) fn happenings(most: usize) -> impl Strategy<Value = Vec<Happening>> {
+    (prop::bool::weighted(0.8), vec(happening(), 1..most)).prop_map(|(settled, happenings)| {
+        let prelude = if settled { prelude() } else { Vec::new() };
+        prelude.into_iter().chain(happenings).collect()
+    })
+}
+
+fn prelude() -> Vec<Happening> {
+    let per_network = |net| {
+        let leg = Claim {
+            net,
+            slot: 0,
+            who: net,
+            node: 1,
+            is_leg: true,
+            ipv6: None,
+            shared_mac: false,
+            earlier_boot: false,
+            published: false,
+        };
+        [
+            Happening::Follow { net },
+            Happening::Spec { net, shape: 1 },
+            Happening::Endpoint(leg),
+            Happening::List { net },
+        ]
+    };
+    (1..=NETWORKS).flat_map(per_network).chain([Happening::Index, Happening::Pass]).collect()
 }
 
 prop_compose! {

@@ -222,6 +222,45 @@ fn the_first_index_settles_what_was_undecided() {
     assert!(plan.steps.iter().any(|step| matches!(step.id(), ObjectId::Network(_, NetworkObject::Bridge))), "{plan}");
 }
 
+#[test]
+fn the_first_index_and_the_first_listing_name_everything_they_settle() {
+    let mut view = empty_view();
+    view.follow(network(1));
+
+    let by_listing = view.set_network(network(1), &content(), 9);
+    let by_index = view.set_index(&[]);
+
+    let everything = view.all();
+    assert!(by_listing.iter().all(|id| everything.contains(id)));
+    assert!(by_listing.contains(&ObjectId::Network(network(1), NetworkObject::Bridge)));
+    assert_eq!(by_index, everything);
+    let again = view.set_index(&[]);
+    assert!(again.is_empty(), "{again:?}");
+}
+
+#[test]
+fn an_empty_network_names_its_devices_when_it_is_listed_first() {
+    let mut view = listed(&[], 9);
+    view.follow(network(2));
+
+    let affected = view.set_network(network(2), &[], 9);
+
+    assert!(affected.contains(&ObjectId::Network(network(2), NetworkObject::Bridge)), "{affected:?}");
+}
+
+#[test]
+fn another_intention_for_an_endpoint_names_what_the_former_one_had() {
+    let mut view = listed(&content(), 9);
+    let mut record = container(6, 1, &[ip("10.32.0.60")]);
+    view.set_pending(network(1), record.clone());
+    let former = ObjectId::Network(network(1), NetworkObject::BridgeFdb(record.mac));
+    record.mac = "02:00:00:00:00:06".parse().unwrap();
+
+    let affected = view.set_pending(network(1), record);
+
+    assert!(affected.contains(&former), "{affected:?}");
+}
+
 fn content() -> Vec<KeyValue> {
     vec![
         stored(&Key::Spec(network(1)), &spec(1, &[NET]), 1),

@@ -6,14 +6,14 @@ use proptest::{collection::vec, prelude::*, sample::Index};
 use weft_overlay::{
     desired::everything,
     id::NetworkId,
-    kernel::{Element, FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Step, Table},
+    kernel::{Element, FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Place, Scope, Step, Table},
     plan::{Plan, plan_everything},
     view::NodeView,
 };
 
 use crate::{
     builder::{empty_view, endpoint, network},
-    happening::{ENDPOINTS, Happening, NETWORKS, happening, store_happening},
+    happening::{ENDPOINTS, Happening, NETWORKS, happening, happenings, store_happening},
     world::{Said, World, apply, hear},
 };
 
@@ -23,7 +23,7 @@ proptest! {
     /// The key property: what is affected is never too little. Whatever has happened, passes over what was affected leave
     /// nothing to be found by a comparison of everything.
     #[test]
-    fn incremental_passes_leave_an_audit_nothing_to_do(happenings in vec(happening(), 1..60)) {
+    fn incremental_passes_leave_an_audit_nothing_to_do(happenings in happenings(60)) {
         let mut world = World::default();
 
         for happening in &happenings {
@@ -41,7 +41,7 @@ proptest! {
     }
 
     #[test]
-    fn a_plan_that_was_carried_out_is_followed_by_an_empty_one(happenings in vec(happening(), 1..40)) {
+    fn a_plan_that_was_carried_out_is_followed_by_an_empty_one(happenings in happenings(40)) {
         let mut world = World::default();
         for happening in &happenings {
             happening.befall(&mut world);
@@ -54,7 +54,7 @@ proptest! {
     }
 
     #[test]
-    fn a_snapshot_says_the_same_as_the_events_before_it(happenings in vec(happening(), 1..60)) {
+    fn a_snapshot_says_the_same_as_the_events_before_it(happenings in happenings(60)) {
         let mut world = World::default();
         for happening in happenings.iter().filter(|happening| !matches!(happening, Happening::Damage { .. })) {
             happening.befall(&mut world);
@@ -105,8 +105,33 @@ proptest! {
     }
 
     #[test]
+    fn absorbing_a_reading_replaces_what_its_scope_covers_and_names_the_differences(
+        known in proptest::collection::btree_map(0..40usize, 0..2u8, 0..40),
+        read in proptest::collection::btree_map(0..40usize, 0..2u8, 0..40),
+        kind in 0..5usize,
+        members in proptest::collection::btree_set(0..40usize, 0..20),
+    ) {
+        let ids = sample_ids();
+        let scope = scope_of(kind, &members.into_iter().map(|at| ids[at].clone()).collect());
+        let state = |objects: std::collections::BTreeMap<usize, u8>| KernelState {
+            objects: objects.into_iter().map(|(at, how)| (ids[at].clone(), Object::Deviant(how.to_string()))).collect(),
+        };
+        let (known, mut read) = (state(known), state(read));
+        read.objects.retain(|id, _| scope.covers(id));
+
+        let mut absorbed = known.clone();
+        let differing = absorbed.absorb(&scope, read.clone());
+
+        let expected = |id: &ObjectId| if scope.covers(id) { read.objects.get(id) } else { known.objects.get(id) };
+        for id in &ids {
+            prop_assert_eq!(absorbed.objects.get(id), expected(id), "{}", id);
+            prop_assert_eq!(differing.contains(id), expected(id) != known.objects.get(id), "{}", id);
+        }
+    }
+
+    #[test]
     fn what_is_not_ours_is_never_touched(
-        before in vec(happening(), 1..40),
+        before in happenings(40),
         foreign in vec(any::<Index>(), 1..5),
         after in vec(happening(), 0..30),
     ) {
@@ -195,6 +220,44 @@ fn interleave(history: &[Said], picks: &[Index]) -> Vec<Said> {
         result.push(rest.remove(first));
     }
     result
+}
+
+/// Of the node and of three networks, with the insides of containers.
+fn sample_ids() -> Vec<ObjectId> {
+    let of_network = |net| {
+        let rows = (0..4).map(|n| NetworkObject::Neighbour(std::net::IpAddr::from([10, 0, 0, n])));
+        let ports = (0..2).flat_map(|n| [NetworkObject::Port(endpoint(n)), NetworkObject::Sandbox(endpoint(n))]);
+        let devices = [NetworkObject::Bridge, NetworkObject::Vxlan, NetworkObject::Leg];
+        devices.into_iter().chain(rows).chain(ports).map(move |object| ObjectId::Network(network(net), object))
+    };
+    let node = [
+        NodeObject::HostForwarding,
+        NodeObject::DataPlaneSettings,
+        NodeObject::Table(Table::Host),
+        NodeObject::Table(Table::DataPlane),
+        NodeObject::Element(Element::Vtep(std::net::IpAddr::from([10, 0, 0, 1]))),
+        NodeObject::Element(Element::Gateway(std::net::IpAddr::from([10, 0, 0, 1]))),
+        NodeObject::ForeignAccepts,
+    ];
+    let ids: Vec<ObjectId> = node.into_iter().map(ObjectId::Node).chain((1..=3).flat_map(of_network)).collect();
+    assert_eq!(ids.len(), 40);
+    ids
+}
+
+fn scope_of(kind: usize, members: &BTreeSet<ObjectId>) -> Scope {
+    match kind {
+        0 => Scope::Everything,
+        1 => Scope::Node,
+        2 => Scope::Network(network(2)),
+        3 => Scope::Objects(members.iter().filter(|id| !id.is_sandbox()).cloned().collect()),
+        _ => {
+            let place = |id: &ObjectId| {
+                let ifname = "eth0".parse().unwrap();
+                (id.clone(), Place { path: "/run/netns/ct".to_owned(), dev: 4, inode: 1, ifname })
+            };
+            Scope::Sandboxes(members.iter().filter(|id| id.is_sandbox()).map(place).collect())
+        }
+    }
 }
 
 fn can_be_foreign(id: &ObjectId) -> bool {
