@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde_json::Value;
 use weft_e2e::topology::{OUTSIDE, OUTSIDE_SERVER, OUTSIDE_SERVER_V6};
 use weft_e2e::traffic::packet::{self, ArpParty};
-use weft_e2e::traffic::{self, FramePort, TcpServer, UdpServer, ask_tcp, ask_udp};
+use weft_e2e::traffic::{self, FramePort, Stream, TcpServer, UdpServer, ask_tcp, ask_udp};
 use weft_e2e::{Lab, eventually};
 
 use super::{NEVER, SOON, any, settles, shared, underlay};
@@ -135,6 +135,26 @@ fn outside_sees_the_hosts_address_by_both_families() {
         traffic::tcp_transfer(&name, OUTSIDE, OUTSIDE_SERVER.into(), 1 << 20).unwrap();
     }
     settles(&lab);
+}
+
+#[test]
+fn host_finds_a_container_again_for_packets_that_it_forwards() {
+    let lab = shared();
+    lab.create_network("again", &[]).unwrap();
+    lab.attach(1, "again1", "again", &[]).unwrap();
+    let devices = lab.host(1).devices("again").unwrap();
+    settles(&lab);
+
+    for server in [IpAddr::V4(OUTSIDE_SERVER), OUTSIDE_SERVER_V6.into()] {
+        let stream = Stream::icmp("again1", server, 100).unwrap();
+        stream.wait_for(20, SOON).unwrap();
+        // The container still knows its gateway, so it will not introduce itself anew.
+        let family = if server.is_ipv4() { "-4" } else { "-6" };
+        lab.host(1).exec(&["ip", family, "neigh", "flush", "dev", &devices.leg]).unwrap();
+        stream.wait_for(50, SOON / 5).unwrap();
+        let report = stream.stop().unwrap();
+        assert!(report.longest_gap < SOON / 10, "{server}: {report}");
+    }
 }
 
 #[test]

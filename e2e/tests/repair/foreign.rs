@@ -27,14 +27,14 @@ fn make_foreign(lab: &Lab) {
 /// Everything about them, as text.
 fn observe_foreign(lab: &Lab) -> String {
     let commands: [(&str, &[&str]); 11] = [
-        ("h1", &["ip", "-details", "address", "show", "dev", "weft-foreign"]),
+        ("h1", &["ip", "address", "show", "dev", "weft-foreign"]),
         ("h1", &["ip", "-details", "link", "show", "dev", "wx-foreign"]),
         ("h1", &["ip", "route", "show", "dev", "weft-foreign"]),
         ("h1", &["ip", "rule", "show", "pref", "999"]),
         ("h1", &["nft", "list", "table", "inet", "weft_foreign"]),
-        (DATA_PLANE, &["ip", "-details", "link", "show", "dev", "wb-foreign"]),
-        (DATA_PLANE, &["ip", "-details", "link", "show", "dev", "weft-foreign"]),
-        (DATA_PLANE, &["ip", "-details", "link", "show", "dev", "wp-foreign"]),
+        (DATA_PLANE, &["ip", "address", "show", "dev", "wb-foreign"]),
+        (DATA_PLANE, &["ip", "address", "show", "dev", "weft-foreign"]),
+        (DATA_PLANE, &["bridge", "-details", "link", "show", "dev", "wp-foreign"]),
         (DATA_PLANE, &["ip", "neigh", "show", "dev", "wb-foreign"]),
         (DATA_PLANE, &["bridge", "fdb", "show", "dev", "wp-foreign"]),
         (DATA_PLANE, &["nft", "list", "table", "bridge", "weft_foreign"]),

@@ -44,6 +44,11 @@ mod deferred;
 mod error;
 mod sandbox;
 
+/// Aliases of one endpoint.
+const MOST_ALIASES: usize = 64;
+/// Published ports of one endpoint.
+const MOST_PUBLISHED: usize = 256;
+
 /// An address may be taken from under us by a user's choice of it elsewhere; more often than this, something is wrong.
 const ATTEMPTS: usize = 8;
 /// Devices that are out of use are deleted for good within this time, or the reconciler complains.
@@ -133,6 +138,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     /// # Errors
     /// When it cannot be; then nothing has changed.
     pub async fn connect(&self, request: Connect) -> Result<Attached, ConnectError> {
+        check_sizes(&request)?;
         let reference = ContainerRef::parse(&request.container)?;
         let container = reference.find(&self.facts.host, &self.facts.data_plane)?;
         let _gate = self.gates.container(container.dev, container.inode).await;
@@ -329,6 +335,21 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     fn new_endpoint_id(&self) -> EndpointId {
         EndpointId::from_entropy(self.client.with_rng(rand::Rng::next_u64))
     }
+}
+
+/// Bounds what one record, which every member of the network reads, may hold.
+fn check_sizes(request: &Connect) -> Result<(), ConnectError> {
+    for (what, count, most) in
+        [("aliases", request.aliases.len(), MOST_ALIASES), ("published ports", request.published.len(), MOST_PUBLISHED)]
+    {
+        if count > most {
+            return Err(ConnectError::TooMany { what, count, most });
+        }
+    }
+    if request.published.iter().any(|published| published.host_port == 0 || published.port == 0) {
+        return Err(ConnectError::PortZero);
+    }
+    Ok(())
 }
 
 /// The endpoint of a container in a network: by its namespace if that exists, else by what it was called.

@@ -13,6 +13,8 @@ use super::{
     mark::{GROUP, endpoint_alias, network_alias},
 };
 
+/// IN6_ADDR_GEN_MODE_EUI64.
+const LINK_LOCAL_OF_MAC: u8 = 0;
 /// IN6_ADDR_GEN_MODE_NONE.
 const NO_LINK_LOCAL: u8 = 1;
 
@@ -24,13 +26,17 @@ pub(crate) const LEG_IPV4: [(&str, i32); 5] =
     [("arp_announce", 2), ("arp_ignore", 1), ("accept_redirects", 0), ("send_redirects", 0), ("route_localnet", 1)];
 
 /// The same under /proc/sys/net/ipv6/conf/LEG: a container's router advertisement must not reach the host's routes.
-pub(crate) const LEG_IPV6: [(&str, i32); 6] = [
+///
+/// `addr_gen_mode`: what the host forwards has a source that is not the leg's, and then only a link-local address may
+/// ask for the receiver's MAC (ndisc_send_ns). `accept_dad`: it is used at once; MACs of legs are unique.
+pub(crate) const LEG_IPV6: [(&str, i32); 7] = [
     ("disable_ipv6", 0),
     ("accept_ra", 0),
     ("accept_redirects", 0),
     ("autoconf", 0),
     ("keep_addr_on_down", 1),
-    ("addr_gen_mode", NO_LINK_LOCAL as i32),
+    ("accept_dad", 0),
+    ("addr_gen_mode", LINK_LOCAL_OF_MAC as i32),
 ];
 
 pub(crate) fn bridge_faults(link: &Link, network: NetworkId) -> Vec<&'static str> {
@@ -93,9 +99,10 @@ pub(crate) fn leg_faults(link: &Link, network: NetworkId) -> Vec<&'static str> {
     faults.extend((link.inet.accept_redirects != 0).then_some("accept_redirects"));
     faults.extend((link.inet.send_redirects != 0).then_some("send_redirects"));
     faults.extend((link.inet.route_localnet != 1).then_some("route_localnet"));
-    faults.extend(silence_faults(link));
     if let Some(v6) = &link.inet6 {
         faults.extend((v6.disabled != 0).then_some("IPv6 disabled"));
+        faults.extend((v6.addr_gen_mode != LINK_LOCAL_OF_MAC).then_some("no IPv6 link-local address"));
+        faults.extend((v6.accept_ra != 0).then_some("accept_ra"));
         faults.extend((v6.accept_redirects != 0).then_some("accept_redirects of IPv6"));
         faults.extend((v6.autoconf != 0).then_some("autoconf"));
         faults.extend((v6.keep_addr_on_down != 1).then_some("keep_addr_on_down"));

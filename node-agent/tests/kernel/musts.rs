@@ -55,7 +55,8 @@ fn the_leg_neither_announces_the_gateway_nor_answers_for_the_host_nor_listens_to
     let (host, network) = built();
     let leg = network.id.leg_name();
     let v4 = [("arp_announce", "2"), ("arp_ignore", "1"), ("send_redirects", "0"), ("accept_redirects", "0")];
-    let v6 = [("accept_ra", "0"), ("accept_redirects", "0"), ("autoconf", "0"), ("addr_gen_mode", "1")];
+    let v6 =
+        [("accept_ra", "0"), ("accept_redirects", "0"), ("autoconf", "0"), ("addr_gen_mode", "0"), ("accept_dad", "0")];
 
     for (name, value) in v4 {
         assert_eq!(setting(&host, &format!("ipv4/conf/{leg}/{name}")), value, "{name}");

@@ -57,6 +57,19 @@ pub enum ConnectError {
         #[source]
         cause: ParseIdError,
     },
+    /// More names or ports than anybody needs.
+    #[error("{count} {what} are asked for one endpoint; give at most {most}")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many.
+        count: usize,
+        /// How many there may be.
+        most: usize,
+    },
+    /// Port 0 is none.
+    #[error("port 0 cannot be published; choose one from 1 to 65535")]
+    PortZero,
     /// Another endpoint of this node uses the port.
     #[error("port {port} of this host is published by endpoint {by} already; choose another with --publish")]
     PortTaken {
@@ -105,9 +118,10 @@ impl ConnectError {
     /// What kind of failure it is.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::Container(ContainerError::Malformed { .. } | ContainerError::Reserved { .. }) | Self::Name { .. } => {
-                ErrorClass::Invalid
-            }
+            Self::Container(ContainerError::Malformed { .. } | ContainerError::Reserved { .. })
+            | Self::Name { .. }
+            | Self::TooMany { .. }
+            | Self::PortZero => ErrorClass::Invalid,
             Self::Container(_) | Self::UnknownNetwork(_) => ErrorClass::NotFound,
             Self::Connected { .. }
             | Self::IfNameTaken { .. }
