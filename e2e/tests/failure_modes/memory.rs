@@ -103,7 +103,7 @@ fn network_in_the_end(rig: &Rig, name: &str) -> Network {
         let store = dump::store(&rig.lab).map_err(|error| format!("{error:#}"))?;
         ensure(store.entry(&format!("netname/{name}")).is_none(), || "its name is taken".to_owned())
     });
-    rig.network(name, &["--subnet", "10.44.0.0/24"])
+    rig.network(name, &["--subnet", "10.44.0.0/24", "--subnet", "fd44::/64"])
 }
 
 /// The containers in the store, by endpoint id.
