@@ -17,7 +17,7 @@ fn b06_what_was_removed_does_not_come_back() {
             let network = network_in_the_end(rig, "green");
             assert!(!ids.contains(&network.id), "an id was used twice");
             ids.push(network.id.clone());
-            let witness = rig.attach(3, "witness", "green", &[]);
+            let witness = rig.attach(3, "witness", "green", &["--ip", "10.44.0.5"]);
             let fault = dice.pick(&["pause", "kill", "cut"]);
             begin(rig, fault);
             // Deleted and made again, or only deleted, out of sight of h3.
