@@ -25,7 +25,7 @@ const KILLS: usize = 12;
 #[test]
 fn b10_crowd_in_a_small_subnet_gets_every_address_once_in_spite_of_a_kill_of_etcd() {
     with_lab(LabOptions::default(), |rig| {
-        let network = rig.network("tight", &["--subnet", "10.45.0.0/26"]);
+        let network = rig.network("tight", &["--subnet", "10.45.0.0/26", "--subnet", "fd45::/64"]);
         let hosts = [1, 2, 3];
         // A node's leg needs an address too, so every node joins before it gets tight.
         hosts.iter().for_each(|host| (0..CROWD).for_each(|n| rig.container(*host, &format!("c{host}-{n}"))));
@@ -57,7 +57,7 @@ fn b10_crowd_in_a_small_subnet_gets_every_address_once_in_spite_of_a_kill_of_etc
 fn b11_kills_at_random_moments_of_connects_and_disconnects_leak_nothing() {
     with_lab(LabOptions::default(), |rig| {
         let mut dice = Dice::new();
-        let network = rig.network("blue", &["--subnet", "10.46.0.0/24"]);
+        let network = rig.network("blue", &["--subnet", "10.46.0.0/24", "--subnet", "fd46::/64"]);
         let peer = rig.attach(2, "peer", "blue", &[]);
         let anchor = rig.attach(1, "anchor", "blue", &[]);
         let names = ["x", "y", "z"];

@@ -47,7 +47,7 @@ fn b14_foreign_device_with_the_same_vni_is_named_and_left_alone() {
         let vni = network.vni.to_string();
         let foreign = ["type", "vxlan", "id", &vni, "dstport", "4789", "local", "192.168.56.11", "nolearning"];
         let h1 = rig.host(1);
-        h1.exec(&[&["ip", "link", "add", "foreign0"][..], &foreign].concat()).unwrap();
+        h1.exec(&[&["ip", "link", "add", "foreign0", "up"][..], &foreign].concat()).unwrap();
 
         let output = rig.try_connect(1, "a", "blue", &[]);
         assert_refused(&output, &[&vni]);

@@ -17,7 +17,7 @@ fn b06_what_was_removed_does_not_come_back() {
             let network = network_in_the_end(rig, "green");
             assert!(!ids.contains(&network.id), "an id was used twice");
             ids.push(network.id.clone());
-            let witness = rig.attach(3, "witness", "green", &[]);
+            let witness = rig.attach(3, "witness", "green", &["--ip", "10.44.0.5"]);
             let fault = dice.pick(&["pause", "kill", "cut"]);
             begin(rig, fault);
             // Deleted and made again, or only deleted, out of sight of h3.
@@ -103,7 +103,7 @@ fn network_in_the_end(rig: &Rig, name: &str) -> Network {
         let store = dump::store(&rig.lab).map_err(|error| format!("{error:#}"))?;
         ensure(store.entry(&format!("netname/{name}")).is_none(), || "its name is taken".to_owned())
     });
-    rig.network(name, &["--subnet", "10.44.0.0/24"])
+    rig.network(name, &["--subnet", "10.44.0.0/24", "--subnet", "fd44::/64"])
 }
 
 /// The containers in the store, by endpoint id.

@@ -19,8 +19,8 @@ const HANDOVER: Duration = Duration::from_millis(400);
 fn b01_address_hopping_between_hosts_leaves_no_stale_entry() {
     with_lab(LabOptions::default(), |rig| {
         let mut dice = Dice::new();
-        rig.network("blue", &["--subnet", "10.44.0.0/24"]);
-        let observer = rig.attach(3, "observer", "blue", &[]);
+        rig.network("blue", &["--subnet", "10.44.0.0/24", "--subnet", "fd44::/64"]);
+        let observer = rig.attach(3, "observer", "blue", &["--ip", "10.44.0.5"]);
         let seats = [(1, "one"), (2, "two"), (3, "three")];
         seats.iter().for_each(|(host, name)| rig.container(*host, name));
         let traffic = Stream::icmp("observer", "10.44.0.77".parse().unwrap(), 100).unwrap();
@@ -66,8 +66,8 @@ fn b24_address_reused_with_another_mac_on_the_own_host_is_reached_at_once() {
 
 /// An address moves from h1 to `target` while a container on h3 pings it every 10 ms.
 fn address_returns_with_another_mac(rig: &Rig, target: u8) {
-    rig.network("blue", &["--subnet", "10.44.0.0/24"]);
-    rig.attach(3, "observer", "blue", &[]);
+    rig.network("blue", &["--subnet", "10.44.0.0/24", "--subnet", "fd44::/64"]);
+    rig.attach(3, "observer", "blue", &["--ip", "10.44.0.5"]);
     let before = rig.attach(1, "before", "blue", &["--ip", "10.44.0.77"]);
     rig.container(target, "after");
     rig.settle();
