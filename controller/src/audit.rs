@@ -131,9 +131,7 @@ impl Present {
                 let block = keys.encode(&Key::Block(*network, *base));
                 match self.blocks.get(&block) {
                     Some(stored) if stored.record.node == *node => None,
-                    Some(stored) => {
-                        Some(("index of another node's block", vec![Compare::At(block, stored.revision)]))
-                    }
+                    Some(stored) => Some(("index of another node's block", vec![Compare::At(block, stored.revision)])),
                     None => Some(("index of a block that does not exist", vec![Compare::Absent(block)])),
                 }
             }

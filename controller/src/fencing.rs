@@ -43,7 +43,8 @@ impl Absences {
         for node in absent {
             self.since.entry(*node).or_insert(now);
         }
-        let patience = |node: &NodeId| cluster.nodes.get(node).map_or(lost_after, |record| patience(record, lost_after));
+        let patience =
+            |node: &NodeId| cluster.nodes.get(node).map_or(lost_after, |record| patience(record, lost_after));
         let overdue = |(node, since): &(&NodeId, &Instant)| now.saturating_duration_since(**since) >= patience(node);
         self.since.iter().filter(overdue).map(|(node, _)| *node).collect()
     }

@@ -87,8 +87,8 @@ fn a_block_that_changes_hands_without_a_rest_is_caught() {
 }
 
 #[test]
-fn a_block_that_is_taken_while_in_use_is_caught() {
-    caught(Mutant::NoEmptyCompare, "I5");
+fn what_is_removed_while_in_use_is_caught() {
+    caught(Mutant::NoEmptyCompare, "in use");
 }
 
 #[test]

@@ -158,7 +158,11 @@ impl<S: Store> Follower<S> {
             (page, verdict) = self.list(true).await?;
         }
         if verdict == ListVerdict::Replaced {
-            warn!(revision = page.revision, cluster = page.cluster_id, "the store was replaced; nothing is removed yet");
+            warn!(
+                revision = page.revision,
+                cluster = page.cluster_id,
+                "the store was replaced; nothing is removed yet"
+            );
             self.grace_until = Some(Instant::now() + self.settings.replaced_grace);
         }
         let merging = self.grace_until.is_some_and(|until| Instant::now() < until);

@@ -31,9 +31,7 @@ use weft_overlay::{
 };
 
 use super::{
-    allocation::{
-        AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, Reservation, StandingError,
-    },
+    allocation::{AllocationError, Allocator, CommitError, EndpointRequest, ReleaseError, Reservation, StandingError},
     endpoints::own_endpoints,
     registration::{NodeIdentity, Registration, Standing},
     submit::{Client, SubmitError},
@@ -141,6 +139,8 @@ struct PartState {
     joined: Option<Joined>,
     /// A leg of which it is not known whether it was registered: the same registration is tried again until it is.
     unsettled: Option<Reservation>,
+    /// Whether leaving was begun and may have been done: it is finished before anything else.
+    leaving: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -217,6 +217,7 @@ impl<S: Store> Membership<S> {
         // From here on an error or a dropped future ends the stay.
         let mut stay = PendingStay { part: part.clone(), done: false };
         let mut state = part.state.lock().await;
+        self.settle(network, &mut state).await?;
         let leg = match &state.joined {
             Some(joined) => joined.leg.clone(),
             None => self.make_leg(network, spec, None, &mut state).await?,
@@ -259,7 +260,7 @@ impl<S: Store> Membership<S> {
         self.restore().await?;
         let part = self.part(network);
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         self.give_up(network, &mut state).await
     }
 
@@ -312,7 +313,7 @@ impl<S: Store> Membership<S> {
 
     async fn leave_unused(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         // Looked at again under the lock: somebody may have joined while this waited for it.
         if part.leave_at().is_none_or(|at| at > Instant::now()) {
             return Ok(());
@@ -321,11 +322,17 @@ impl<S: Store> Membership<S> {
     }
 
     async fn give_up(&self, network: NetworkId, state: &mut PartState) -> Result<(), MembershipError> {
-        let Some(Joined { leg, .. }) = &state.joined else { return Ok(()) };
-        let released = self.inner.allocator.release(network, leg, true).await;
+        let Some(Joined { leg, .. }) = &state.joined else {
+            state.leaving = false;
+            return Ok(());
+        };
+        let leg = leg.clone();
+        // Also a future that is dropped leaves it to be finished.
+        state.leaving = true;
+        let released = self.inner.allocator.release(network, &leg, true).await;
         released.map_err(|source| MembershipError::Release { network, source })?;
         info!(%network, "left the network");
-        state.joined = None;
+        (state.joined, state.leaving) = (None, false);
         Ok(())
     }
 
@@ -334,7 +341,7 @@ impl<S: Store> Membership<S> {
     async fn refresh(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let Standing::Active(token) = *self.inner.registration.standing.borrow() else { return Ok(()) };
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         let Some(joined) = state.joined.as_mut() else {
             if part.usage().containers
                 && let Some(spec) = self.active_spec(network).await?
@@ -372,10 +379,13 @@ impl<S: Store> Membership<S> {
         }
     }
 
-    /// Finds out what became of a leg of which it is not known.
-    async fn settle(&self, state: &mut PartState) -> Result<(), MembershipError> {
+    /// Finishes what was begun and is not known to be done.
+    async fn settle(&self, network: NetworkId, state: &mut PartState) -> Result<(), MembershipError> {
+        if state.leaving {
+            self.give_up(network, state).await?;
+        }
         let Some(reservation) = &mut state.unsettled else { return Ok(()) };
-        let (network, name) = (reservation.network, reservation.network_name().clone());
+        let name = reservation.network_name().clone();
         match self.register_leg(reservation).await {
             Ok(joined) => {
                 info!(%network, "the gateway leg is registered after all");
@@ -404,7 +414,7 @@ impl<S: Store> Membership<S> {
         let name = &spec.record.name;
         let mut request = self.leg_request(at);
         for _ in 0..ATTEMPTS {
-            self.settle(state).await?;
+            self.settle(network, state).await?;
             if let Some(joined) = &state.joined {
                 return Ok(joined.leg.clone());
             }
@@ -455,10 +465,8 @@ impl<S: Store> Membership<S> {
 
     fn leg_request(&self, at: Option<&EndpointRecord>) -> EndpointRequest {
         EndpointRequest {
-            id: at.map_or_else(
-                || EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())),
-                |leg| leg.id,
-            ),
+            id: at
+                .map_or_else(|| EndpointId::from_entropy(self.inner.client.with_rng(|rng| rng.random())), |leg| leg.id),
             kind: EndpointKind::Leg,
             name: leg_name(&self.inner.identity.name),
             aliases: Vec::new(),
@@ -488,7 +496,8 @@ impl<S: Store> Membership<S> {
             for (network, leg) in own {
                 let part = self.part(network);
                 // Until the agent has looked for its containers, they may be there.
-                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) = Use { containers: true, unused_since: None };
+                *part.use_.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Use { containers: true, unused_since: None };
                 if leg.record.kind == EndpointKind::Container {
                     continue;
                 }

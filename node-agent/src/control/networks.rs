@@ -3,11 +3,7 @@
 //! Any agent may do so; the store decides between two that do at one moment. Removing only begins here: agents detach, and
 //! the controller takes away the rest. Results are plain values.
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::Duration,
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
@@ -61,7 +57,9 @@ pub enum NetworksError {
     #[error(transparent)]
     Conflict(#[from] SubnetConflict),
     /// There is one of that name.
-    #[error("network {name} exists already, with id {id}; choose another name, or remove it with `weft network rm {name}`")]
+    #[error(
+        "network {name} exists already, with id {id}; choose another name, or remove it with `weft network rm {name}`"
+    )]
     NameTaken {
         /// The name.
         name: Name,
@@ -95,7 +93,9 @@ pub enum NetworksError {
     #[error("network {0} was changed by somebody else at this moment; try again")]
     Changed(Name),
     /// It is not gone yet.
-    #[error("network {name} is being removed, but not gone yet: it needs a running controller and the agents of its nodes")]
+    #[error(
+        "network {name} is being removed, but not gone yet: it needs a running controller and the agents of its nodes"
+    )]
     StillThere {
         /// The network.
         name: String,
@@ -168,10 +168,7 @@ async fn settle_overlap<S: Store>(
 ///
 /// # Errors
 /// When the store does not answer.
-pub async fn list_networks<S: Store>(
-    client: &Client<S>,
-    deadline: Instant,
-) -> Result<Vec<NetworkView>, NetworksError> {
+pub async fn list_networks<S: Store>(client: &Client<S>, deadline: Instant) -> Result<Vec<NetworkView>, NetworksError> {
     let keys = client.keys();
     let page = client.list(keys.network_names(), deadline).await?;
     let names = client.records::<NetworkNameRecord, _>(&page, |key| match key {

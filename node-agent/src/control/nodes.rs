@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 use weft_overlay::{
     claims::{Claim, ClaimError, FenceChanged, NodeRemoved, RemoveNode, SetDraining, Stored},
     codec::encode_record,
-    id::{NodeId, Name},
+    id::{Name, NodeId},
     keys::Key,
     model::{FenceRecord, FenceState, LiveRecord, NodeRecord, NodeReference, NodeRoute},
     store::Store,
@@ -120,11 +120,7 @@ pub async fn list_nodes<S: Store>(client: &Client<S>, deadline: Instant) -> Resu
 ///
 /// # Errors
 /// When there is none, or the store does not answer.
-pub async fn inspect_node<S: Store>(
-    client: &Client<S>,
-    node: &str,
-    deadline: Instant,
-) -> Result<NodeView, NodesError> {
+pub async fn inspect_node<S: Store>(client: &Client<S>, node: &str, deadline: Instant) -> Result<NodeView, NodesError> {
     let mut nodes = list_nodes(client, deadline).await?;
     nodes.retain(|view| view.name.as_str() == node || view.id.to_string() == node);
     nodes.pop().ok_or_else(|| NodesError::Unknown(node.to_owned()))
@@ -249,18 +245,12 @@ impl Claim for Expel {
 
     fn txn(&self, keys: &weft_overlay::keys::Keyspace) -> Txn {
         let key = keys.encode(&Key::Node(self.node));
-        let compares = vec![
-            Compare::At(key.clone(), self.revision),
-            Compare::Absent(keys.encode(&Key::Live(self.node))),
-        ];
+        let compares =
+            vec![Compare::At(key.clone(), self.revision), Compare::Absent(keys.encode(&Key::Live(self.node)))];
         Txn { compares, then: vec![Op::put(key, encode_record(&self.record))], or_else: Vec::new() }
     }
 
-    fn outcome(
-        &self,
-        _: &weft_overlay::keys::Keyspace,
-        _: &TxnReply,
-    ) -> Result<(), weft_overlay::claims::ReplyError> {
+    fn outcome(&self, _: &weft_overlay::keys::Keyspace, _: &TxnReply) -> Result<(), weft_overlay::claims::ReplyError> {
         Ok(())
     }
 }

@@ -101,7 +101,9 @@ pub enum Obstacle {
         reason: String,
     },
     /// Another node has the name.
-    #[error("node name {name} is taken by node {by} ({vtep}); choose another with --node, or remove that one with `weft node rm {name}`")]
+    #[error(
+        "node name {name} is taken by node {by} ({vtep}); choose another with --node, or remove that one with `weft node rm {name}`"
+    )]
     NameTaken {
         /// The name.
         name: Name,
@@ -111,7 +113,9 @@ pub enum Obstacle {
         vtep: String,
     },
     /// Another node has the VTEP.
-    #[error("underlay address {vtep} is claimed by node {name} ({by}); choose another with --underlay, or remove that node with `weft node rm {name}`")]
+    #[error(
+        "underlay address {vtep} is claimed by node {name} ({by}); choose another with --underlay, or remove that node with `weft node rm {name}`"
+    )]
     VtepTaken {
         /// The address.
         vtep: IpAddr,
@@ -234,7 +238,8 @@ impl<S: Store> Registrar<S> {
     async fn run(self) {
         let woken = self.recheck.clone();
         let keys = self.client.keys();
-        let [fence, live] = [Key::Fence(self.identity.node), Key::Live(self.identity.node)].map(|key| keys.encode(&key));
+        let [fence, live] =
+            [Key::Fence(self.identity.node), Key::Live(self.identity.node)].map(|key| keys.encode(&key));
         let fence = wake_on_change(self.client.clone(), fence, woken.clone());
         let live = wake_on_change(self.client.clone(), live, woken);
         // One task for all three: dropping this future ends them together.

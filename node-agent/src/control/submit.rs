@@ -40,7 +40,9 @@ impl<S: fmt::Debug> fmt::Debug for Client<S> {
 #[derive(Debug, Error)]
 pub enum SubmitError {
     /// The store did not answer in time. The claim may have been carried out, or may still be.
-    #[error("the store gave no answer in time, so the outcome is unknown; try again when `weft status` shows it reachable")]
+    #[error(
+        "the store gave no answer in time, so the outcome is unknown; try again when `weft status` shows it reachable"
+    )]
     Unknown {
         /// What it said last.
         #[source]
@@ -204,4 +206,3 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 fn unreadable(key: &[u8], source: DecodeError) -> SubmitError {
     SubmitError::Record { key: String::from_utf8_lossy(key).into_owned(), source }
 }
-

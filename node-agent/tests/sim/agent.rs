@@ -90,8 +90,7 @@ pub(crate) async fn process(setting: Setting, commands: mpsc::Receiver<Command>)
         (identity, host.lease)
     };
     checker.lock().unwrap().clients.insert(identity.node, store_name(&host));
-    let (_description, description) =
-        watch::channel(NodeDescription { version: "sim".to_owned(), routes: Vec::new() });
+    let (_description, description) = watch::channel(NodeDescription { version: "sim".to_owned(), routes: Vec::new() });
     let (_mtu, mtu) = watch::channel(1500);
     let (registration, registering) = register(client.clone(), identity.clone(), description, lease);
     let mut settings = AllocationSettings::default();
@@ -99,8 +98,7 @@ pub(crate) async fn process(setting: Setting, commands: mpsc::Receiver<Command>)
         settings.cooldown = Duration::ZERO;
     }
     let allocator = Allocator::new(client.clone(), identity.node, registration.clone(), settings);
-    let membership =
-        Membership::new(client.clone(), allocator.clone(), registration.clone(), identity.clone(), mtu);
+    let membership = Membership::new(client.clone(), allocator.clone(), registration.clone(), identity.clone(), mtu);
     let (updates_in, updates) = mpsc::channel(16);
     let following = follow(store, keys.all_networks(), FollowSettings::default(), client.fork_rng(), updates_in);
     let agent = Agent {
@@ -421,7 +419,8 @@ impl Agent {
             .networks()
             .into_iter()
             .filter(|network| {
-                self.spec(*network).is_some_and(|spec| spec.record.state == NetworkState::Deleting && spec.record.force_delete)
+                self.spec(*network)
+                    .is_some_and(|spec| spec.record.state == NetworkState::Deleting && spec.record.force_delete)
             })
             .collect();
         for network in dying {

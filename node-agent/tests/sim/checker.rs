@@ -15,7 +15,7 @@ use weft_overlay::{
     keys::{Key, Keyspace},
     model::{
         BlockRecord, BlockState, EndpointIndexRecord, EndpointKind, EndpointRecord, EndpointReference, FenceRecord,
-        FenceState, NetworkSpec, VniRecord,
+        FenceState, NetworkSpec, NetworkState, VniRecord,
     },
     store::{Event, memory::Commit},
     txn::Revision,
@@ -114,7 +114,10 @@ impl Checker {
             let expected = at.and_then(|(r, exists)| exists.then_some(r));
             if view.get(key).copied() != expected {
                 let key = String::from_utf8_lossy(key);
-                let text = format!("view: {who} has {key} at {:?}, at {revision} it was {expected:?}", view.get(key.as_bytes()));
+                let text = format!(
+                    "view: {who} has {key} at {:?}, at {revision} it was {expected:?}",
+                    view.get(key.as_bytes())
+                );
                 self.violations.push(text);
             }
         }
@@ -143,9 +146,7 @@ impl Checker {
             Key::Fence(node) => {
                 self.fences.insert(*node, decode_record(value).unwrap());
             }
-            Key::Spec(network) => {
-                self.specs.insert(*network, decode_record(value).unwrap());
-            }
+            Key::Spec(network) => self.put_spec(*network, decode_record(value).unwrap()),
             Key::Vni(vni) => self.put_vni(*vni, decode_record(value).unwrap()),
             Key::Member(network, node) => {
                 self.members.insert((*network, *node));
@@ -194,6 +195,15 @@ impl Checker {
             }
             _ => {}
         }
+    }
+
+    /// A network in use begins to go only when somebody insists.
+    fn put_spec(&mut self, network: NetworkId, spec: NetworkSpec) {
+        let used = self.endpoints.keys().any(|(of, _)| *of == network);
+        if spec.state == NetworkState::Deleting && !spec.force_delete && used {
+            self.violation(format!("in use: the removal of {network} began with endpoints in it"));
+        }
+        self.specs.insert(network, spec);
     }
 
     fn put_vni(&mut self, vni: Vni, record: VniRecord) {
@@ -313,13 +323,15 @@ impl Checker {
             }
             let Ok(block) = IpNetwork::new(*base, old.len) else { continue };
             let lost = self.fences.get(&old.node).is_none_or(|fence| fence.state == FenceState::Lost);
-            let inside = self.endpoints.iter().find(|((n, ip), record)| {
-                n == network && block.contains(*ip) && (!lost || record.node == old.node)
-            });
+            let inside = self
+                .endpoints
+                .iter()
+                .find(|((n, ip), record)| n == network && block.contains(*ip) && (!lost || record.node == old.node));
             if let Some(((_, ip), _)) = inside {
                 found.push(format!("I5: block {block} was taken from node {} with {ip} in it", old.node));
             }
-            if now.is_none() && self.specs.contains_key(network) {
+            let in_use = self.specs.get(network).is_some_and(|spec| spec.state == NetworkState::Active);
+            if now.is_none() && in_use {
                 found.push(format!("I6: block {block} of node {} was free at once", old.node));
             }
         }
@@ -352,9 +364,8 @@ impl Checker {
 
     /// Every endpoint is in its node's index, under one id once, and has the second key that its record says.
     fn indexed(&mut self, commit: &Commit) {
-        let touched = |event: &Event| {
-            matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)))
-        };
+        let touched =
+            |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Endpoint(..) | Key::EndpointIndex(..)));
         if !commit.events.iter().any(touched) {
             return;
         }
@@ -379,7 +390,9 @@ impl Checker {
 
     /// A controller writes only while its candidacy is the oldest there is.
     fn leader_acts(&mut self, commit: &Commit) -> bool {
-        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else { return false };
+        let Some(client) = commit.client.as_ref().filter(|client| client.starts_with("controller")) else {
+            return false;
+        };
         let stands = |event: &Event| matches!(self.keys.decode(event.key()), Ok(Key::Election(_)));
         if commit.events.iter().all(stands) {
             return false;

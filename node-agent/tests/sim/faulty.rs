@@ -20,7 +20,7 @@ pub(crate) enum Mutant {
     NoLeadershipCompare,
     /// A block that is given back or taken is free at once.
     NoQuarantine,
-    /// A block is given back or taken while an endpoint is in it.
+    /// Networks and blocks are removed while something is in them.
     NoEmptyCompare,
     /// A released address is handed out again at once.
     NoCooldown,

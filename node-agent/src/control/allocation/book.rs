@@ -137,7 +137,11 @@ impl Book {
         if let Some(known) = self.blocks.get_mut(&block) {
             *known = record;
         } else {
-            if fresh { self.pool.add_block(block, now)? } else { self.pool.add_block_cooling(block, now)? }
+            if fresh {
+                self.pool.add_block(block, now)?
+            } else {
+                self.pool.add_block_cooling(block, now)?
+            }
             self.blocks.insert(block, record);
         }
         self.claimed.remove(&block);
@@ -343,9 +347,7 @@ impl Book {
         if !all {
             return self.pool.returnable(now, min_age);
         }
-        let used = |block: &Block| {
-            self.holds.keys().chain(self.foreign.keys()).any(|ip| block.contains(*ip))
-        };
+        let used = |block: &Block| self.holds.keys().chain(self.foreign.keys()).any(|ip| block.contains(*ip));
         self.blocks.keys().copied().filter(|block| !used(block)).collect()
     }
 

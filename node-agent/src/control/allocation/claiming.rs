@@ -118,7 +118,8 @@ impl<S: Store> Allocator<S> {
             let reply = client.transact(Txn { then, ..Txn::default() }, deadline).await?;
             for block in blocks {
                 let record = client.found::<BlockRecord>(&reply, &Key::Block(network, block.base()))?;
-                let ours = |b: &Stored<BlockRecord>| b.record.node == self.inner.node && b.record.st == BlockState::Owned;
+                let ours =
+                    |b: &Stored<BlockRecord>| b.record.node == self.inner.node && b.record.st == BlockState::Owned;
                 if let Some(record) = record.filter(ours) {
                     let range = keys.endpoints_in(network, block.network());
                     let inside = reply.reads.iter().flatten().filter(|kv| range.contains(&kv.key));
@@ -161,7 +162,8 @@ impl<S: Store> Allocator<S> {
         ip: IpAddr,
         id: EndpointId,
     ) -> Result<Chosen, AllocationError> {
-        let layout = entry.with(|book| (book.shape().layout, book.shape().reserved.clone(), book.own_block(ip).is_some()));
+        let layout =
+            entry.with(|book| (book.shape().layout, book.shape().reserved.clone(), book.own_block(ip).is_some()));
         let Some((layout, reserved, own)) = layout else { return Err(AllocationError::Busy(ip)) };
         let mut owner = own.then_some(BlockOwner::Own);
         let usable = layout.subnet().contains(ip) && reserved.reason(ip).is_none();
@@ -172,9 +174,7 @@ impl<S: Store> Allocator<S> {
         if let Some(refusal) = verdict.refusal(ip, layout.subnet()) {
             return Err(refusal.into());
         }
-        let taken = entry.with(|book| {
-            if own { book.take_specific(ip, id).ok() } else { book.take_outside(ip, id) }
-        });
+        let taken = entry.with(|book| if own { book.take_specific(ip, id).ok() } else { book.take_outside(ip, id) });
         match taken.flatten() {
             Some(chosen) => Ok(chosen),
             None => Err(self.why_not(place, ip).await?),
@@ -193,7 +193,10 @@ impl<S: Store> Allocator<S> {
         let block = Key::Block(place.network, layout.block_of(ip).map_or(ip, |block| block.base()));
         let reply = client.read([&endpoint, &block], place.deadline).await?;
         if let Some(holder) = client.found::<EndpointRecord>(&reply, &endpoint)? {
-            return Err(AllocationError::Taken { address: ip, holder: self.name_of(&holder.record, place.deadline).await });
+            return Err(AllocationError::Taken {
+                address: ip,
+                holder: self.name_of(&holder.record, place.deadline).await,
+            });
         }
         match client.found::<BlockRecord>(&reply, &block)? {
             Some(block) if block.record.st == BlockState::Owned && block.record.node != self.inner.node => {

@@ -22,10 +22,14 @@ pub enum StandingError {
     #[error("this node is not registered: {0}")]
     NotRegistered(#[source] Obstacle),
     /// The node takes on nothing new.
-    #[error("node {0} is being drained and takes no new endpoints; use another node, or end it with `weft node drain --undo`")]
+    #[error(
+        "node {0} is being drained and takes no new endpoints; use another node, or end it with `weft node drain --undo`"
+    )]
     Draining(NodeId),
     /// The controller gave the node up while it was away.
-    #[error("node {0} was declared lost while it did not reach the store; it returns by itself within seconds, try again then")]
+    #[error(
+        "node {0} was declared lost while it did not reach the store; it returns by itself within seconds, try again then"
+    )]
     Lost(NodeId),
     /// The node is not in the cluster any more.
     #[error("node {0} was removed from the cluster; restart its agent to register it anew")]

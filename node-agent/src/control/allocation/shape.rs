@@ -6,12 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use thiserror::Error;
 use weft_ipam::{
-    BlockLayout, DualStack, IpRange, ReservedAddresses, Subnet, SubnetError,
-    block::BlockError,
-    dual_stack::DualStackError,
-    reserved::ReservedError,
-    static_address::StaticRefusal,
-    subnet::range::IpRangeError,
+    BlockLayout, DualStack, IpRange, ReservedAddresses, Subnet, SubnetError, block::BlockError,
+    dual_stack::DualStackError, reserved::ReservedError, static_address::StaticRefusal, subnet::range::IpRangeError,
 };
 use weft_overlay::{
     id::Name,
@@ -87,11 +83,7 @@ impl AddressShape {
     ///
     /// # Errors
     /// When the one asked for is outside the subnet or reserved.
-    pub fn second_address(
-        &self,
-        primary: IpAddr,
-        asked: Option<Ipv6Addr>,
-    ) -> Result<Option<Ipv6Addr>, StaticRefusal> {
+    pub fn second_address(&self, primary: IpAddr, asked: Option<Ipv6Addr>) -> Result<Option<Ipv6Addr>, StaticRefusal> {
         let (Some(second), IpAddr::V4(v4)) = (&self.second, primary) else { return Ok(None) };
         let subnet = second.pair.v6();
         let Some(asked) = asked else {

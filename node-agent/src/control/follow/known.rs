@@ -60,8 +60,11 @@ impl Known {
     pub(super) fn accept_list(&mut self, page: &Page, merging: bool) {
         let revisions: BTreeMap<_, _> = page.kvs.iter().map(|kv| (kv.key.clone(), kv.mod_revision)).collect();
         let kept: BTreeSet<Vec<u8>> = self.kept().map(<[u8]>::to_vec).collect();
-        self.carried =
-            if merging { kept.into_iter().filter(|key| !revisions.contains_key(key)).collect() } else { BTreeSet::new() };
+        self.carried = if merging {
+            kept.into_iter().filter(|key| !revisions.contains_key(key)).collect()
+        } else {
+            BTreeSet::new()
+        };
         self.revisions = revisions;
         self.complete = page.revision;
         self.newest = page.revision;

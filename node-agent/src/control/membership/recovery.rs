@@ -52,10 +52,7 @@ impl<S: Store> Membership<S> {
     ///
     /// # Errors
     /// When the node may not write, or the store does not answer.
-    pub async fn recover(
-        &self,
-        containers: &[(NetworkId, EndpointRecord)],
-    ) -> Result<Vec<Recovered>, MembershipError> {
+    pub async fn recover(&self, containers: &[(NetworkId, EndpointRecord)]) -> Result<Vec<Recovered>, MembershipError> {
         let token = self.standing_token()?;
         self.restore().await?;
         for (network, _) in self.parts() {
@@ -63,7 +60,7 @@ impl<S: Store> Membership<S> {
         }
         for (network, part) in self.parts() {
             let mut state = part.state.lock().await;
-            self.settle(&mut state).await?;
+            self.settle(network, &mut state).await?;
             self.recover_leg(network, token, &mut state).await?;
         }
         let mut recovered = Vec::new();

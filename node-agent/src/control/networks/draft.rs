@@ -67,13 +67,17 @@ pub enum DraftError {
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     /// A gateway that is in none of the subnets, or a second one.
-    #[error("gateway {0} belongs to no subnet of this network, or its subnet has one already; give one --gateway inside each --subnet")]
+    #[error(
+        "gateway {0} belongs to no subnet of this network, or its subnet has one already; give one --gateway inside each --subnet"
+    )]
     SpareGateway(IpAddr),
     /// A range that cannot be one.
     #[error(transparent)]
     Range(#[from] IpRangeError),
     /// A range that is in none of the subnets, or a second one.
-    #[error("range {0} belongs to no subnet of this network, or its subnet has one already; give one --ip-range inside each --subnet")]
+    #[error(
+        "range {0} belongs to no subnet of this network, or its subnet has one already; give one --ip-range inside each --subnet"
+    )]
     SpareRange(IpNetwork),
     /// Two subnets that do not go together.
     #[error(transparent)]

@@ -57,12 +57,7 @@ impl Step {
     }
 }
 
-pub(super) fn next_step(
-    identity: &NodeIdentity,
-    description: &NodeDescription,
-    claimant: &Claimant,
-    own: Own,
-) -> Step {
+pub(super) fn next_step(identity: &NodeIdentity, description: &NodeDescription, claimant: &Claimant, own: Own) -> Step {
     let lease = match claimant.lease {
         None => None,
         Some((_, false)) => return Step::CheckLease,
@@ -142,11 +137,8 @@ mod tests {
     }
 
     fn own(state: Option<FenceState>, live: Option<(i64, &str)>) -> Own {
-        let stored_record = state.map(|_| Stored {
-            record: described(&identity(), &description(), None),
-            revision: 3,
-            lease: 0,
-        });
+        let stored_record =
+            state.map(|_| Stored { record: described(&identity(), &description(), None), revision: 3, lease: 0 });
         let fence = state.map(|state| Stored {
             record: FenceRecord { v: 1, epoch: 4, state, extra: Default::default() },
             revision: 9,
@@ -205,8 +197,7 @@ mod tests {
         let rebooted = step(&held(7), own(Some(FenceState::Active), Some((7, "boot-2"))));
         let mut moved = identity();
         moved.vtep = "192.168.56.12".parse().unwrap();
-        let copied =
-            next_step(&moved, &description(), &held(7), own(Some(FenceState::Active), Some((7, "boot-1"))));
+        let copied = next_step(&moved, &description(), &held(7), own(Some(FenceState::Active), Some((7, "boot-1"))));
 
         assert!(matches!(elsewhere, Step::Blocked(Obstacle::AliveElsewhere { .. })), "{elsewhere:?}");
         assert_eq!(rebooted, Step::DropLease);
