@@ -123,7 +123,7 @@ struct Inner<S: Store> {
     underlay_mtu: watch::Receiver<u32>,
     networks: Mutex<BTreeMap<NetworkId, Arc<Part>>>,
     restored: OnceCell<()>,
-    wake: Notify,
+    wake: Arc<Notify>,
 }
 
 /// Of one network. `state` is also the gate: whoever joins, leaves or changes holds it.
@@ -174,6 +174,7 @@ pub struct Stay {
     /// The gateway leg.
     pub leg: Stored<EndpointRecord>,
     part: Arc<Part>,
+    wake: Arc<Notify>,
 }
 
 impl Drop for Stay {
@@ -181,6 +182,7 @@ impl Drop for Stay {
         let mut usage = self.part.use_.lock().unwrap_or_else(PoisonError::into_inner);
         self.part.stays.fetch_sub(1, Ordering::Relaxed);
         usage.unused_since = Some(Instant::now());
+        self.wake.notify_one();
     }
 }
 
@@ -201,7 +203,7 @@ impl<S: Store> Membership<S> {
             underlay_mtu,
             networks: Mutex::new(BTreeMap::new()),
             restored: OnceCell::new(),
-            wake: Notify::new(),
+            wake: Arc::new(Notify::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -224,7 +226,7 @@ impl<S: Store> Membership<S> {
         };
         drop(state);
         stay.done = true;
-        Ok(Stay { leg, part })
+        Ok(Stay { leg, part, wake: self.inner.wake.clone() })
     }
 
     /// The networks that this node takes part in.
@@ -511,7 +513,7 @@ impl<S: Store> Membership<S> {
             self.inner.wake.notify_one();
             Ok(())
         };
-        self.inner.restored.get_or_try_init(read).await.map(|()| ())
+        self.inner.restored.get_or_try_init(read).await.copied()
     }
 
     fn part(&self, network: NetworkId) -> Arc<Part> {

@@ -152,7 +152,7 @@ impl Checker {
                 self.members.insert((*network, *node));
             }
             Key::Endpoint(network, ip) => match decode_record::<EndpointRecord>(value) {
-                Ok(record) => self.put_endpoint(*network, *ip, record, created, commit),
+                Ok(record) => self.put_endpoint((*network, *ip), record, created, commit),
                 Err(_) => {
                     self.references.insert((*network, *ip), decode_record(value).unwrap());
                 }
@@ -218,8 +218,8 @@ impl Checker {
         self.vnis.insert(vni, record);
     }
 
-    fn put_endpoint(&mut self, network: NetworkId, ip: IpAddr, record: EndpointRecord, created: bool, commit: &Commit) {
-        let place = (network, ip);
+    fn put_endpoint(&mut self, place: (NetworkId, IpAddr), record: EndpointRecord, created: bool, commit: &Commit) {
+        let (network, ip) = place;
         if record.primary_address() != Some(ip) {
             self.violation(format!("I1: {} is stored under {ip} but has {:?}", record.id, record.primary_address()));
         }
@@ -273,7 +273,8 @@ impl Checker {
         let by_owner = commit.client.as_ref() == self.clients.get(&record.node);
         let given_up = self.fences.get(&record.node).is_none_or(|fence| fence.state == FenceState::Lost);
         let by_controller = commit.client.as_ref().is_some_and(|client| client.starts_with("controller"));
-        if !by_owner && !(given_up && by_controller) {
+        let allowed = by_owner || (given_up && by_controller);
+        if !allowed {
             self.violation(format!("I4: {} of node {} was deleted by {:?}", record.id, record.node, commit.client));
         }
         if by_owner && given_up {
