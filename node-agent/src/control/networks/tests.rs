@@ -80,7 +80,7 @@ async fn overlaps_are_refused_naming_both_sides() {
     let node = cluster.node(1).await;
     let route = NodeRoute { destination: "10.0.0.0/16".parse().unwrap(), dev: "eth0".to_owned() };
     node.description.send_modify(|description| description.routes.push(route));
-    tokio::time::sleep(Duration::from_secs(1)).await;
+    sleep(Duration::from_secs(1)).await;
     create_network(&cluster.client, &request("db", &["10.1.0.0/16"]), soon()).await.unwrap();
 
     let network = refused(&cluster, &request("web", &["10.1.2.0/24"])).await;
@@ -147,7 +147,7 @@ async fn nodes_are_shown_drained_and_removed() {
     assert_eq!(set_draining(&cluster.client, "h1", true, soon()).await.unwrap().state, NodeState::Draining);
     let running = remove_node(&cluster.client, "h1", false, soon()).await.unwrap_err().to_string();
     drop(node);
-    tokio::time::sleep(Duration::from_secs(40)).await;
+    sleep(Duration::from_secs(40)).await;
     assert_eq!(state().await, NodeState::Suspect);
     remove_node(&cluster.client, "h1", false, soon()).await.unwrap();
 
