@@ -31,7 +31,7 @@ async fn a_node_that_is_away_too_long_is_given_up_with_all_that_it_has() {
     let network = cluster.network().await;
     cluster.endpoint(token, network, true).await;
 
-    tokio::time::sleep(Duration::from_secs(250)).await;
+    sleep(Duration::from_secs(250)).await;
     assert_eq!(cluster.fence(1).state, FenceState::Active, "given up too early");
     cluster.until("nothing is left of the node", || cluster.stored("idx/").is_empty()).await;
 
@@ -51,7 +51,7 @@ async fn a_node_that_shows_life_now_and_then_is_left_alone() {
 
     for _ in 0..100 {
         cluster.store.keep_alive(lease).await.unwrap();
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        sleep(Duration::from_secs(20)).await;
     }
 
     assert_eq!(cluster.fence(1).state, FenceState::Active);
@@ -80,7 +80,7 @@ async fn a_network_that_is_being_removed_goes_with_its_blocks_and_its_vni_rests(
     cluster.endpoint(token, network, true).await;
 
     cluster.begin_removal(network).await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
+    sleep(Duration::from_secs(60)).await;
     assert_eq!(cluster.stored("/spec").len(), 1, "removed with an endpoint in it");
     cluster.delete("/ep/").await;
     cluster.delete("/member/").await;
@@ -130,7 +130,7 @@ async fn what_was_left_behind_is_removed_after_it_was_found_twice() {
     cluster.until("the controller leads", || cluster.stored("meta/schema").len() == 1).await;
     let others = cluster.stored("").len() - 2;
 
-    tokio::time::sleep(SETTINGS.audit_every + Duration::from_secs(60)).await;
+    sleep(SETTINGS.audit_every + Duration::from_secs(60)).await;
     assert_eq!(orphans(), 2, "removed after one look");
     cluster.until("they are removed", || orphans() == 0).await;
 
