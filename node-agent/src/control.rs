@@ -14,3 +14,5 @@ pub mod networks;
 pub mod nodes;
 pub mod registration;
 pub mod submit;
+#[cfg(test)]
+mod testing;

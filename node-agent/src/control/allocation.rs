@@ -29,7 +29,7 @@ use weft_overlay::{
     txn::Revision,
 };
 
-use self::book::{Book, Chosen, Stage};
+use self::book::{Book, Stage};
 pub use self::{
     error::{AllocationError, CommitError, HolderName, ReleaseError, StandingError},
     report::PoolReport,
@@ -248,36 +248,24 @@ impl<S: Store> Allocator<S> {
             Some(ip) => self.choose_asked(&place, &book, ip, request.id).await?,
             None => self.choose_any(&place, &book, request.id).await?,
         };
-        let record = record_of(request, chosen.ip, token, |ip| second(ip).ok().flatten());
-        let asked_for = (asked.is_some(), asked_second.is_some());
-        let reservation = self.reservation(&place, book, chosen, asked_for, record);
-        // Only now, so that an error takes the address back.
-        second(chosen.ip)?;
-        if reservation.book.with(|book| book.needs_block(self.now())).unwrap_or_default() {
-            self.inner.wake.notify_one();
-        }
-        Ok(reservation)
-    }
-
-    fn reservation(
-        &self,
-        place: &Place<'_>,
-        book: Arc<NetworkBook>,
-        chosen: Chosen,
-        asked_for: (bool, bool),
-        record: EndpointRecord,
-    ) -> Reservation {
-        Reservation {
-            network: place.network,
+        let record = record_of(request, chosen, token, |ip| second(ip).ok().flatten());
+        let reservation = Reservation {
+            network,
             record,
-            spec: place.spec.clone(),
-            address: chosen.ip,
-            asked_for,
+            spec: spec.clone(),
+            address: chosen,
+            asked_for: (asked.is_some(), asked_second.is_some()),
             started: self.inner.started,
             book,
             unwanted: self.inner.unwanted.clone(),
             wake: self.inner.wake.clone(),
+        };
+        // Only now, so that an error takes the address back.
+        second(chosen)?;
+        if reservation.book.with(|book| book.needs_block(self.now())).unwrap_or_default() {
+            self.inner.wake.notify_one();
         }
+        Ok(reservation)
     }
 
     /// Registers a reserved endpoint, and with `join` makes the node a member of the network. One round trip; a lost

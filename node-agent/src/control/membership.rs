@@ -123,7 +123,7 @@ struct Inner<S: Store> {
     underlay_mtu: watch::Receiver<u32>,
     networks: Mutex<BTreeMap<NetworkId, Arc<Part>>>,
     restored: OnceCell<()>,
-    wake: Notify,
+    wake: Arc<Notify>,
 }
 
 /// Of one network. `state` is also the gate: whoever joins, leaves or changes holds it.
@@ -139,6 +139,8 @@ struct PartState {
     joined: Option<Joined>,
     /// A leg of which it is not known whether it was registered: the same registration is tried again until it is.
     unsettled: Option<Reservation>,
+    /// Whether leaving was begun and may have been done: it is finished before anything else.
+    leaving: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -172,6 +174,7 @@ pub struct Stay {
     /// The gateway leg.
     pub leg: Stored<EndpointRecord>,
     part: Arc<Part>,
+    wake: Arc<Notify>,
 }
 
 impl Drop for Stay {
@@ -179,6 +182,7 @@ impl Drop for Stay {
         let mut usage = self.part.use_.lock().unwrap_or_else(PoisonError::into_inner);
         self.part.stays.fetch_sub(1, Ordering::Relaxed);
         usage.unused_since = Some(Instant::now());
+        self.wake.notify_one();
     }
 }
 
@@ -199,7 +203,7 @@ impl<S: Store> Membership<S> {
             underlay_mtu,
             networks: Mutex::new(BTreeMap::new()),
             restored: OnceCell::new(),
-            wake: Notify::new(),
+            wake: Arc::new(Notify::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -215,13 +219,14 @@ impl<S: Store> Membership<S> {
         // From here on an error or a dropped future ends the stay.
         let mut stay = PendingStay { part: part.clone(), done: false };
         let mut state = part.state.lock().await;
+        self.settle(network, &mut state).await?;
         let leg = match &state.joined {
             Some(joined) => joined.leg.clone(),
             None => self.make_leg(network, spec, None, &mut state).await?,
         };
         drop(state);
         stay.done = true;
-        Ok(Stay { leg, part })
+        Ok(Stay { leg, part, wake: self.inner.wake.clone() })
     }
 
     /// The networks that this node takes part in.
@@ -257,7 +262,7 @@ impl<S: Store> Membership<S> {
         self.restore().await?;
         let part = self.part(network);
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         self.give_up(network, &mut state).await
     }
 
@@ -310,7 +315,7 @@ impl<S: Store> Membership<S> {
 
     async fn leave_unused(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         // Looked at again under the lock: somebody may have joined while this waited for it.
         if part.leave_at().is_none_or(|at| at > Instant::now()) {
             return Ok(());
@@ -319,11 +324,17 @@ impl<S: Store> Membership<S> {
     }
 
     async fn give_up(&self, network: NetworkId, state: &mut PartState) -> Result<(), MembershipError> {
-        let Some(Joined { leg, .. }) = &state.joined else { return Ok(()) };
-        let released = self.inner.allocator.release(network, leg, true).await;
+        let Some(Joined { leg, .. }) = &state.joined else {
+            state.leaving = false;
+            return Ok(());
+        };
+        let leg = leg.clone();
+        // Also a future that is dropped leaves it to be finished.
+        state.leaving = true;
+        let released = self.inner.allocator.release(network, &leg, true).await;
         released.map_err(|source| MembershipError::Release { network, source })?;
         info!(%network, "left the network");
-        state.joined = None;
+        (state.joined, state.leaving) = (None, false);
         Ok(())
     }
 
@@ -332,7 +343,7 @@ impl<S: Store> Membership<S> {
     async fn refresh(&self, network: NetworkId, part: &Part) -> Result<(), MembershipError> {
         let Standing::Active(token) = *self.inner.registration.standing.borrow() else { return Ok(()) };
         let mut state = part.state.lock().await;
-        self.settle(&mut state).await?;
+        self.settle(network, &mut state).await?;
         let Some(joined) = state.joined.as_mut() else {
             if part.usage().containers
                 && let Some(spec) = self.active_spec(network).await?
@@ -370,10 +381,13 @@ impl<S: Store> Membership<S> {
         }
     }
 
-    /// Finds out what became of a leg of which it is not known.
-    async fn settle(&self, state: &mut PartState) -> Result<(), MembershipError> {
+    /// Finishes what was begun and is not known to be done.
+    async fn settle(&self, network: NetworkId, state: &mut PartState) -> Result<(), MembershipError> {
+        if state.leaving {
+            self.give_up(network, state).await?;
+        }
         let Some(reservation) = &mut state.unsettled else { return Ok(()) };
-        let (network, name) = (reservation.network, reservation.network_name().clone());
+        let name = reservation.network_name().clone();
         match self.register_leg(reservation).await {
             Ok(joined) => {
                 info!(%network, "the gateway leg is registered after all");
@@ -402,7 +416,7 @@ impl<S: Store> Membership<S> {
         let name = &spec.record.name;
         let mut request = self.leg_request(at);
         for _ in 0..ATTEMPTS {
-            self.settle(state).await?;
+            self.settle(network, state).await?;
             if let Some(joined) = &state.joined {
                 return Ok(joined.leg.clone());
             }
@@ -499,7 +513,7 @@ impl<S: Store> Membership<S> {
             self.inner.wake.notify_one();
             Ok(())
         };
-        self.inner.restored.get_or_try_init(read).await.map(|()| ())
+        self.inner.restored.get_or_try_init(read).await.copied()
     }
 
     fn part(&self, network: NetworkId) -> Arc<Part> {

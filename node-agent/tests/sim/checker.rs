@@ -15,7 +15,7 @@ use weft_overlay::{
     keys::{Key, Keyspace},
     model::{
         BlockRecord, BlockState, EndpointIndexRecord, EndpointKind, EndpointRecord, EndpointReference, FenceRecord,
-        FenceState, NetworkSpec, VniRecord,
+        FenceState, NetworkSpec, NetworkState, VniRecord,
     },
     store::{Event, memory::Commit},
     txn::Revision,
@@ -146,15 +146,13 @@ impl Checker {
             Key::Fence(node) => {
                 self.fences.insert(*node, decode_record(value).unwrap());
             }
-            Key::Spec(network) => {
-                self.specs.insert(*network, decode_record(value).unwrap());
-            }
+            Key::Spec(network) => self.put_spec(*network, decode_record(value).unwrap()),
             Key::Vni(vni) => self.put_vni(*vni, decode_record(value).unwrap()),
             Key::Member(network, node) => {
                 self.members.insert((*network, *node));
             }
             Key::Endpoint(network, ip) => match decode_record::<EndpointRecord>(value) {
-                Ok(record) => self.put_endpoint(*network, *ip, record, created, commit),
+                Ok(record) => self.put_endpoint((*network, *ip), record, created, commit),
                 Err(_) => {
                     self.references.insert((*network, *ip), decode_record(value).unwrap());
                 }
@@ -199,6 +197,15 @@ impl Checker {
         }
     }
 
+    /// A network in use begins to go only when somebody insists.
+    fn put_spec(&mut self, network: NetworkId, spec: NetworkSpec) {
+        let used = self.endpoints.keys().any(|(of, _)| *of == network);
+        if spec.state == NetworkState::Deleting && !spec.force_delete && used {
+            self.violation(format!("in use: the removal of {network} began with endpoints in it"));
+        }
+        self.specs.insert(network, spec);
+    }
+
     fn put_vni(&mut self, vni: Vni, record: VniRecord) {
         if record.network.is_none() {
             self.vni_freed.insert(vni, Instant::now());
@@ -211,8 +218,8 @@ impl Checker {
         self.vnis.insert(vni, record);
     }
 
-    fn put_endpoint(&mut self, network: NetworkId, ip: IpAddr, record: EndpointRecord, created: bool, commit: &Commit) {
-        let place = (network, ip);
+    fn put_endpoint(&mut self, place: (NetworkId, IpAddr), record: EndpointRecord, created: bool, commit: &Commit) {
+        let (network, ip) = place;
         if record.primary_address() != Some(ip) {
             self.violation(format!("I1: {} is stored under {ip} but has {:?}", record.id, record.primary_address()));
         }
@@ -266,7 +273,8 @@ impl Checker {
         let by_owner = commit.client.as_ref() == self.clients.get(&record.node);
         let given_up = self.fences.get(&record.node).is_none_or(|fence| fence.state == FenceState::Lost);
         let by_controller = commit.client.as_ref().is_some_and(|client| client.starts_with("controller"));
-        if !by_owner && !(given_up && by_controller) {
+        let allowed = by_owner || (given_up && by_controller);
+        if !allowed {
             self.violation(format!("I4: {} of node {} was deleted by {:?}", record.id, record.node, commit.client));
         }
         if by_owner && given_up {
@@ -316,13 +324,15 @@ impl Checker {
             }
             let Ok(block) = IpNetwork::new(*base, old.len) else { continue };
             let lost = self.fences.get(&old.node).is_none_or(|fence| fence.state == FenceState::Lost);
-            let inside = self.endpoints.iter().find(|((n, ip), record)| {
-                n == network && block.contains(*ip) && (!lost || record.node == old.node)
-            });
+            let inside = self
+                .endpoints
+                .iter()
+                .find(|((n, ip), record)| n == network && block.contains(*ip) && (!lost || record.node == old.node));
             if let Some(((_, ip), _)) = inside {
                 found.push(format!("I5: block {block} was taken from node {} with {ip} in it", old.node));
             }
-            if now.is_none() && self.specs.contains_key(network) {
+            let in_use = self.specs.get(network).is_some_and(|spec| spec.state == NetworkState::Active);
+            if now.is_none() && in_use {
                 found.push(format!("I6: block {block} of node {} was free at once", old.node));
             }
         }

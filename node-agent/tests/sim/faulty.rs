@@ -20,7 +20,7 @@ pub(crate) enum Mutant {
     NoLeadershipCompare,
     /// A block that is given back or taken is free at once.
     NoQuarantine,
-    /// A block is given back or taken while an endpoint is in it.
+    /// Networks and blocks are removed while something is in them.
     NoEmptyCompare,
     /// A released address is handed out again at once.
     NoCooldown,
@@ -43,14 +43,14 @@ impl FaultyStore {
             Compare::Absent(key) | Compare::At(key, _) | Compare::CreatedAt(key, _) => self.keys.decode(key).ok(),
             Compare::Empty(_) => None,
         };
-        match (self.mutant, compare, key) {
+        !matches!(
+            (self.mutant, compare, key),
             (Mutant::NoBlockCompare, Compare::At(..), Some(Key::Block(..)))
-            | (Mutant::NoFenceCompare, Compare::At(..), Some(Key::Fence(_)))
-            | (Mutant::NoLeadershipCompare, Compare::CreatedAt(..), _)
-            | (Mutant::NoEmptyCompare, Compare::Empty(_), _)
-            | (Mutant::NoAddressCompare, Compare::Absent(_), Some(Key::Endpoint(..))) => false,
-            _ => true,
-        }
+                | (Mutant::NoFenceCompare, Compare::At(..), Some(Key::Fence(_)))
+                | (Mutant::NoLeadershipCompare, Compare::CreatedAt(..), _)
+                | (Mutant::NoEmptyCompare, Compare::Empty(_), _)
+                | (Mutant::NoAddressCompare, Compare::Absent(_), Some(Key::Endpoint(..)))
+        )
     }
 
     fn mutate(&self, mut txn: Txn) -> Txn {

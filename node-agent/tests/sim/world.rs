@@ -8,11 +8,7 @@ use std::{
 };
 
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokio::{
-    sync::mpsc,
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 use weft_controller::ControllerSettings;
 use weft_node_agent::control::{
     networks::{NetworkRequest, create_network, list_networks, remove_network},
@@ -55,11 +51,7 @@ pub(crate) struct Outcome {
 }
 
 pub(crate) fn run_seed(seed: u64, mutant: Mutant) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .start_paused(true)
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut world = World::new(seed, mutant);
         world.live().await;
@@ -191,7 +183,9 @@ impl World {
         for commit in self.memory.commits() {
             for event in &commit.events {
                 let (verb, value) = match event {
-                    Event::Put(kv) => (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned()),
+                    Event::Put(kv) => {
+                        (format!("put lease {:x}", kv.lease), String::from_utf8_lossy(&kv.value).into_owned())
+                    }
                     Event::Delete { .. } => ("delete".to_owned(), String::new()),
                 };
                 let key = String::from_utf8_lossy(event.key()).into_owned();
@@ -429,7 +423,9 @@ impl World {
     }
 
     fn memory_subnet(&self, network: NetworkId) -> Option<ipnetwork::Ipv4Network> {
-        let spec = now(&self.memory, &Keyspace::default().network(network)).into_iter().find(|(key, _)| key.ends_with(b"spec"))?;
+        let spec = now(&self.memory, &Keyspace::default().network(network))
+            .into_iter()
+            .find(|(key, _)| key.ends_with(b"spec"))?;
         let spec: weft_overlay::model::NetworkSpec = weft_overlay::codec::decode_record(&spec.1).ok()?;
         match spec.subnet4()?.subnet {
             ipnetwork::IpNetwork::V4(v4) => Some(v4),

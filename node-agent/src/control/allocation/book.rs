@@ -38,11 +38,15 @@ pub(super) struct Hold {
     pub(super) stage: Stage,
 }
 
-/// An address that was chosen, and the block of ours that it is in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Chosen {
-    pub(super) ip: IpAddr,
-    pub(super) block: Option<(Block, Revision)>,
+/// A block of this node, as the store has it.
+#[derive(Debug)]
+pub(super) struct BlockFound {
+    pub(super) block: Block,
+    pub(super) record: Stored<BlockRecord>,
+    /// The endpoints that are in it.
+    pub(super) endpoints: Vec<(IpAddr, EndpointRecord)>,
+    /// Claimed now; else its history is not known, and every free address counts as released now.
+    pub(super) fresh: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -124,16 +128,9 @@ impl Book {
         &self.shape
     }
 
-    /// Takes up a block together with the endpoints that are in it. `fresh`: claimed now; else its history is not known,
-    /// and every free address counts as released now.
-    pub(super) fn add_block(
-        &mut self,
-        block: Block,
-        record: Stored<BlockRecord>,
-        endpoints: &[(IpAddr, EndpointRecord)],
-        fresh: bool,
-        now: Duration,
-    ) -> Result<(), PoolError> {
+    /// Takes up a block.
+    pub(super) fn add_block(&mut self, found: BlockFound, now: Duration) -> Result<(), PoolError> {
+        let BlockFound { block, record, endpoints, fresh } = found;
         if let Some(known) = self.blocks.get_mut(&block) {
             *known = record;
         } else {
@@ -149,36 +146,36 @@ impl Book {
         for ip in held {
             self.pool.hold(ip)?;
         }
-        for (ip, endpoint) in endpoints {
+        for (ip, endpoint) in &endpoints {
             self.observe(*ip, Some(endpoint), now);
         }
         Ok(())
     }
 
-    pub(super) fn take(&mut self, id: EndpointId, now: Duration) -> Option<Chosen> {
+    pub(super) fn take(&mut self, id: EndpointId, now: Duration) -> Option<IpAddr> {
         let ip = self.pool.take(now)?;
         Some(self.chosen(ip, id))
     }
 
-    pub(super) fn take_coolest(&mut self, id: EndpointId) -> Option<Chosen> {
+    pub(super) fn take_coolest(&mut self, id: EndpointId) -> Option<IpAddr> {
         let ip = self.pool.take_coolest()?;
         Some(self.chosen(ip, id))
     }
 
-    pub(super) fn take_specific(&mut self, ip: IpAddr, id: EndpointId) -> Result<Chosen, PoolError> {
+    pub(super) fn take_specific(&mut self, ip: IpAddr, id: EndpointId) -> Result<IpAddr, PoolError> {
         self.pool.take_specific(ip)?;
         Ok(self.chosen(ip, id))
     }
 
     /// An address outside our blocks; the store alone decides about it.
-    pub(super) fn take_outside(&mut self, ip: IpAddr, id: EndpointId) -> Option<Chosen> {
+    pub(super) fn take_outside(&mut self, ip: IpAddr, id: EndpointId) -> Option<IpAddr> {
         (!self.holds.contains_key(&ip)).then(|| self.chosen(ip, id))
     }
 
-    fn chosen(&mut self, ip: IpAddr, id: EndpointId) -> Chosen {
+    fn chosen(&mut self, ip: IpAddr, id: EndpointId) -> IpAddr {
         self.holds.insert(ip, Hold { id, stage: Stage::Reserved });
         self.idle_since = None;
-        Chosen { ip, block: self.own_block(ip) }
+        ip
     }
 
     /// The block of ours that an address is in, with the revision that endpoints in it must name.

@@ -22,7 +22,8 @@ use weft_overlay::{
 };
 
 use super::{
-    AddressShape, AllocationError, Allocator, Book, Chosen, HolderName, NetworkBook, Place, StandingError, claimed,
+    AddressShape, AllocationError, Allocator, Book, HolderName, NetworkBook, Place, StandingError, book::BlockFound,
+    claimed,
 };
 use crate::control::submit::SubmitError;
 
@@ -123,7 +124,8 @@ impl<S: Store> Allocator<S> {
                 if let Some(record) = record.filter(ours) {
                     let range = keys.endpoints_in(network, block.network());
                     let inside = reply.reads.iter().flatten().filter(|kv| range.contains(&kv.key));
-                    self.add(book, block, record, &endpoints(keys, inside), false);
+                    let endpoints = endpoints(keys, inside);
+                    self.add(book, BlockFound { block, record, endpoints, fresh: false });
                 }
             }
         }
@@ -136,7 +138,7 @@ impl<S: Store> Allocator<S> {
         place: &Place<'_>,
         entry: &NetworkBook,
         id: EndpointId,
-    ) -> Result<Chosen, AllocationError> {
+    ) -> Result<IpAddr, AllocationError> {
         loop {
             if let Some(chosen) = entry.with(|book| book.take(id, self.now())).flatten() {
                 return Ok(chosen);
@@ -146,7 +148,7 @@ impl<S: Store> Allocator<S> {
             }
             return match entry.with(|book| book.take_coolest(id)).flatten() {
                 Some(chosen) => {
-                    debug!(network = %place.network, ip = %chosen.ip, "no rested address left; handing out the coolest");
+                    debug!(network = %place.network, ip = %chosen, "no rested address left; handing out the coolest");
                     Ok(chosen)
                 }
                 None => Err(self.exhausted(place, entry).await?),
@@ -161,7 +163,7 @@ impl<S: Store> Allocator<S> {
         entry: &NetworkBook,
         ip: IpAddr,
         id: EndpointId,
-    ) -> Result<Chosen, AllocationError> {
+    ) -> Result<IpAddr, AllocationError> {
         let layout =
             entry.with(|book| (book.shape().layout, book.shape().reserved.clone(), book.own_block(ip).is_some()));
         let Some((layout, reserved, own)) = layout else { return Err(AllocationError::Busy(ip)) };
@@ -318,19 +320,13 @@ impl<S: Store> Allocator<S> {
                 return Err(AllocationError::NetworkChanged(spec.record.name.clone()));
             }
         };
-        entry.with(|book| self.add(book, block, record, &inside, true));
+        entry.with(|book| self.add(book, BlockFound { block, record, endpoints: inside, fresh: true }));
         Ok(true)
     }
 
-    fn add(
-        &self,
-        book: &mut Book,
-        block: Block,
-        record: Stored<BlockRecord>,
-        inside: &[(IpAddr, EndpointRecord)],
-        fresh: bool,
-    ) {
-        if let Err(error) = book.add_block(block, record, inside, fresh, self.now()) {
+    fn add(&self, book: &mut Book, found: BlockFound) {
+        let block = found.block;
+        if let Err(error) = book.add_block(found, self.now()) {
             tracing::error!(%block, %error, "a block of this node does not fit its network");
         }
     }

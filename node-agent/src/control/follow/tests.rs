@@ -298,10 +298,14 @@ impl Proxy {
         self.clone()
     }
 
+    fn shared(&self) -> std::sync::MutexGuard<'_, Deceit> {
+        self.shared.lock().unwrap()
+    }
+
     fn target(&self) -> Result<MemoryStore, StoreError> {
-        let mut shared = self.shared.lock().unwrap();
+        let mut shared = self.shared();
         shared.requests += 1;
-        if shared.fail_every > 0 && shared.requests % shared.fail_every == 0 {
+        if shared.fail_every > 0 && shared.requests.is_multiple_of(shared.fail_every) {
             return Err(StoreError::Unavailable { endpoint: "proxy".to_owned(), reason: "told to fail".to_owned() });
         }
         Ok(shared.replacement.clone().unwrap_or_else(|| self.store.clone()))
@@ -315,7 +319,7 @@ impl Store for Proxy {
 
     async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
         let mut page = self.target()?.list(request).await?;
-        let mut shared = self.shared.lock().unwrap();
+        let mut shared = self.shared();
         shared.lists += 1;
         if let Some((Lie::Empty, times)) = shared.lie.as_mut()
             && *times > 0

@@ -60,7 +60,7 @@ impl<S: Store> Membership<S> {
         }
         for (network, part) in self.parts() {
             let mut state = part.state.lock().await;
-            self.settle(&mut state).await?;
+            self.settle(network, &mut state).await?;
             self.recover_leg(network, token, &mut state).await?;
         }
         let mut recovered = Vec::new();

@@ -134,7 +134,7 @@ pub(super) fn details<S: Store>(
             Ok(Key::Block(_, base)) => blocks.extend(Stored::<BlockRecord>::decode(kv).ok().and_then(|stored| {
                 let block = IpNetwork::new(base, stored.record.len).ok()?;
                 let inside = |e: &&EndpointView| {
-                    e.ipv4.map(IpAddr::V4).or(e.ipv6.map(IpAddr::V6)).is_some_and(|ip| block.contains(ip))
+                    e.ipv4.map(IpAddr::V4).or_else(|| e.ipv6.map(IpAddr::V6)).is_some_and(|ip| block.contains(ip))
                 };
                 Some(BlockView {
                     block: block.to_string(),
