@@ -1,5 +1,8 @@
 //! Random events: few networks, nodes, addresses, MACs and ids, so that they collide all the time.
 
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
 use proptest::{collection::vec, prelude::*, sample::Index};
 use weft_overlay::{
     keys::{Key, Keyspace},
@@ -283,6 +286,18 @@ impl Claim {
 fn key(net: u64, slot: u8) -> Key {
     let ip = if slot == 4 { format!("fd00:{}::2", 31 + net) } else { format!("10.{}.0.{slot}", 31 + net) };
     Key::Endpoint(network(net), ip.parse().unwrap())
+}
+
+/// Every subnet that a network may have.
+pub(crate) fn subnets(net: u64) -> Vec<IpNetwork> {
+    spec_of(net, 1).subnets.iter().map(|subnet| subnet.subnet).collect()
+}
+
+/// Every address that an endpoint or a gateway of a network may have.
+pub(crate) fn addresses(net: u64) -> Vec<IpAddr> {
+    let v4 = (0..4).map(|slot| format!("10.{}.0.{slot}", 31 + net));
+    let v6 = (0..3).map(|host| format!("fd00:{}::{host:x}", 31 + net));
+    v4.chain(v6).map(|text| text.parse().unwrap()).collect()
 }
 
 fn name(net: u64) -> Key {

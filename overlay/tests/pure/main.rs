@@ -3,6 +3,7 @@
 #![cfg(test)]
 
 mod builder;
+mod candidates;
 mod cost;
 mod golden;
 mod happening;

@@ -1,10 +1,10 @@
 //! What holds for every sequence of events.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use proptest::{collection::vec, prelude::*, sample::Index};
 use weft_overlay::{
-    desired::everything,
+    desired::{Wanted, everything, wanted},
     id::NetworkId,
     kernel::{Element, FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Place, Scope, Step, Table},
     plan::{Plan, plan_everything},
@@ -13,6 +13,7 @@ use weft_overlay::{
 
 use crate::{
     builder::{empty_view, endpoint, network},
+    candidates::candidates,
     happening::{ENDPOINTS, Happening, NETWORKS, happening, happenings, store_happening},
     world::{Said, World, apply, hear},
 };
@@ -37,6 +38,22 @@ proptest! {
         prop_assert!(world.audit().steps.is_empty(), "an audit still finds\n{}", world.audit());
         if world.view.is_loaded() && world.view.unlisted().next().is_none() {
             prop_assert_eq!(&world.observed, &from_scratch(&world.view));
+        }
+    }
+
+    /// An audit compares what is there with what `all` names: what is wanted without being named would never be made.
+    #[test]
+    fn everything_that_is_wanted_is_named(happenings in happenings(40)) {
+        let mut world = World::default();
+        for happening in &happenings {
+            happening.befall(&mut world);
+        }
+
+        let named = world.view.all();
+
+        for id in candidates() {
+            let is_wanted = matches!(wanted(&world.view, &id), Wanted::Exactly(_));
+            prop_assert!(!is_wanted || named.contains(&id), "{} is wanted", id);
         }
     }
 
@@ -70,7 +87,7 @@ proptest! {
         fresh.set_index(&world.store.index());
 
         for (id, object) in everything(&fresh) {
-            prop_assert_eq!(weft_overlay::desired::wanted(&world.view, &id), Some(object).into(), "{}", id);
+            prop_assert_eq!(wanted(&world.view, &id), Some(object).into(), "{}", id);
         }
         if world.view.unlisted().next().is_none() {
             prop_assert_eq!(everything(&world.view), everything(&fresh));
@@ -225,7 +242,7 @@ fn interleave(history: &[Said], picks: &[Index]) -> Vec<Said> {
 /// Of the node and of three networks, with the insides of containers.
 fn sample_ids() -> Vec<ObjectId> {
     let of_network = |net| {
-        let rows = (0..4).map(|n| NetworkObject::Neighbour(std::net::IpAddr::from([10, 0, 0, n])));
+        let rows = (0..4).map(|n| NetworkObject::Neighbour(IpAddr::from([10, 0, 0, n])));
         let ports = (0..2).flat_map(|n| [NetworkObject::Port(endpoint(n)), NetworkObject::Sandbox(endpoint(n))]);
         let devices = [NetworkObject::Bridge, NetworkObject::Vxlan, NetworkObject::Leg];
         devices.into_iter().chain(rows).chain(ports).map(move |object| ObjectId::Network(network(net), object))
@@ -235,8 +252,8 @@ fn sample_ids() -> Vec<ObjectId> {
         NodeObject::DataPlaneSettings,
         NodeObject::Table(Table::Host),
         NodeObject::Table(Table::DataPlane),
-        NodeObject::Element(Element::Vtep(std::net::IpAddr::from([10, 0, 0, 1]))),
-        NodeObject::Element(Element::Gateway(std::net::IpAddr::from([10, 0, 0, 1]))),
+        NodeObject::Element(Element::Vtep(IpAddr::from([10, 0, 0, 1]))),
+        NodeObject::Element(Element::Gateway(IpAddr::from([10, 0, 0, 1]))),
         NodeObject::ForeignAccepts,
     ];
     let ids: Vec<ObjectId> = node.into_iter().map(ObjectId::Node).chain((1..=3).flat_map(of_network)).collect();

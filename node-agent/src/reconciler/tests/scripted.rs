@@ -65,7 +65,8 @@ impl Kernel for Scripted {
             let namespace = "weft".to_owned();
             return Err(ObserveError { what: "links", namespace, cause: io::Error::other("no buffer space") });
         }
-        let covered = inside.state.objects.iter().filter(|(id, _)| scope.covers(id));
+        let enters = matches!(scope, Scope::Sandboxes(_));
+        let covered = inside.state.objects.iter().filter(|(id, _)| scope.covers(id) && id.is_sandbox() == enters);
         let mut objects: BTreeMap<ObjectId, Object> =
             covered.map(|(id, object)| (id.clone(), object.clone())).collect();
         if let Scope::Sandboxes(places) = scope {
