@@ -275,6 +275,9 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let registered = record.clone();
         let failures = self.handle.settle(move |view| view.set_registered(network, registered, revision)).await?;
         if failures.is_empty() {
+            if let Some(sandbox) = &record.sandbox {
+                sandbox::wait_carrying(sandbox).await;
+            }
             return Ok(record);
         }
         let stored = Stored { record: record.clone(), revision, lease: 0 };

@@ -2,7 +2,10 @@
 
 use std::{path::Path, time::Duration};
 
-use nix::net::if_::if_nameindex;
+use nix::{
+    ifaddrs::getifaddrs,
+    net::if_::{InterfaceFlags, if_nameindex},
+};
 use tokio::time::Instant;
 use tracing::warn;
 use weft_overlay::{
@@ -167,6 +170,31 @@ impl Siblings {
 fn collides(one: &PublishedPort, other: &PublishedPort) -> bool {
     let same_host = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
     (one.protocol, one.host_port) == (other.protocol, other.host_port) && same_host
+}
+
+/// Waits until the container's end carries frames.
+///
+/// It was set up before the port, so the kernel puts it to use from a work queue (net/core/link_watch.c), and drops
+/// what the container sends until then: a first ARP request that is lost so costs a second. Without an answer in time
+/// the endpoint is no worse than slow, so that is no error.
+pub(super) async fn wait_carrying(sandbox: &Sandbox) {
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const PAUSE: Duration = Duration::from_millis(1);
+    let Ok(namespace) = Namespace::open(Path::new(&sandbox.path)) else { return };
+    let deadline = Instant::now() + PATIENCE;
+    while !is_running(&namespace, &sandbox.ifname) && Instant::now() < deadline {
+        tokio::time::sleep(PAUSE).await;
+    }
+}
+
+fn is_running(namespace: &Namespace, ifname: &IfName) -> bool {
+    let look = || {
+        let mut entries = getifaddrs().ok()?;
+        let entry = entries.find(|entry| entry.interface_name == ifname.as_str())?;
+        Some(entry.flags.contains(InterfaceFlags::IFF_RUNNING))
+    };
+    // An interface that cannot be looked at is not worth waiting for.
+    namespace.run(look).ok().flatten().unwrap_or(true)
 }
 
 /// What a container's namespace holds already.
