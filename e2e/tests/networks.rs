@@ -190,7 +190,7 @@ fn network_of_one_family_works_for_either() {
         assert_eq!(network.subnets.len(), 1);
         let endpoints = [1, 2].map(|host| lab.attach(host, &format!("{name}{host}"), name, &[]).unwrap());
         let [from, to] = &endpoints;
-        let address = to.ipv4.map(IpAddr::V4).or(to.ipv6.map(IpAddr::V6)).unwrap();
+        let address = to.ipv4.map(IpAddr::V4).or_else(|| to.ipv6.map(IpAddr::V6)).unwrap();
         traffic::ping(&from.name, address, SOON).unwrap();
         traffic::ping(&from.name, network.gateways[0], SOON).unwrap();
         lab.in_netns(&from.name, &["ping", "-c1", "-W5", &to.name]).unwrap();

@@ -230,7 +230,7 @@ impl Parts {
         let (registration, registering) =
             register(client.clone(), self.identity.clone(), description, self.state.lease());
         tasks.spawn(async move {
-            registering.await;
+            Box::pin(registering).await;
             "the registration"
         });
         let allocator =

@@ -381,10 +381,13 @@ fn find_endpoint(
     Ok(connected.next().map(|stored| (id, stored.clone())))
 }
 
+/// Held by whoever acts on a container; shared by those who wait for it.
+type Gate = Arc<AsyncMutex<()>>;
+
 /// Lets one task at a time act on one container.
 #[derive(Debug, Default)]
 struct Gates {
-    containers: Mutex<BTreeMap<(u64, u64), Arc<AsyncMutex<()>>>>,
+    containers: Mutex<BTreeMap<(u64, u64), Gate>>,
 }
 
 impl Gates {

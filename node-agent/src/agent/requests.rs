@@ -185,7 +185,7 @@ impl Requests for AgentRequests {
         let network = request.network.clone();
         let attached = unhurried(async move {
             let container = request.container.clone();
-            let mut attached = attacher.connect(request).await;
+            let mut attached = Box::pin(attacher.connect(request)).await;
             let mut naming = naming.lock().await;
             naming.refresh().await;
             if let Ok(attached) = &mut attached {
@@ -204,7 +204,7 @@ impl Requests for AgentRequests {
         let (attacher, naming) = (self.attacher.clone(), self.naming.clone());
         let network = request.network.clone();
         let detached = unhurried(async move {
-            let detached = attacher.disconnect(request).await;
+            let detached = Box::pin(attacher.disconnect(request)).await;
             naming.lock().await.refresh().await;
             detached
         });

@@ -66,7 +66,7 @@ impl Upkeep {
         });
         let membership = self.attacher.membership.clone();
         tasks.spawn(async move {
-            membership.run().await;
+            Box::pin(membership.run()).await;
             "the membership"
         });
         tasks.spawn(keep_lease(self.registration.clone(), self.state.clone()));
@@ -82,8 +82,8 @@ impl Upkeep {
             self.refresh_mtu().await;
             self.refresh_routes();
             self.attacher.retry_deferred().await;
-            self.recover().await;
-            self.follow_fate_of_networks().await;
+            Box::pin(self.recover()).await;
+            Box::pin(self.follow_fate_of_networks()).await;
             self.naming.lock().await.refresh().await;
             // Cancel-safe: a permit stays until it is taken.
             tokio::time::timeout(TICK, self.wake.notified()).await.ok();
@@ -131,7 +131,7 @@ impl Upkeep {
         if missed.is_empty() && !renewed {
             return;
         }
-        let outcomes = match self.attacher.membership.recover(&missed).await {
+        let outcomes = match Box::pin(self.attacher.membership.recover(&missed)).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 warn!(error = %chain(&error), "what this node lost is not registered again yet");
@@ -168,7 +168,7 @@ impl Upkeep {
                         self.attacher.detach(network, endpoint).await.ok();
                     }
                     self.attacher.membership.set_in_use(network, false);
-                    if let Err(error) = self.attacher.membership.leave(network).await {
+                    if let Err(error) = Box::pin(self.attacher.membership.leave(network)).await {
                         debug!(%network, error = %chain(&error), "leaving a network that is being deleted");
                     }
                 }

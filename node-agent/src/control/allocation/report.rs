@@ -120,8 +120,7 @@ fn usage(
     for (base, record) in blocks {
         let Some(block) = shape.layout.block_of(*base) else { continue };
         let inside = endpoints.iter().filter(|e| e.primary_address().is_some_and(|ip| block.contains(ip))).count();
-        let usable = (block.size() as usize)
-            .saturating_sub(usize::try_from(shape.reserved.count_in(block.network())).unwrap_or(usize::MAX));
+        let usable = (block.size() as usize).saturating_sub(shape.reserved.count_in(block.network()));
         let owner = owners.entry(record.node).or_insert_with(|| blank(&record.node));
         owner.blocks += 1;
         owner.free += usable.saturating_sub(inside);
