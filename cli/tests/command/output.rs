@@ -130,7 +130,7 @@ fn cases() -> Vec<Case> {
         case("node ls", "GET /v1/nodes", replies::nodes(), "node-ls"),
         case("node inspect h1", "GET /v1/nodes/h1", replies::inspected_node(), "node-inspect"),
         case("node drain h1 --undo", "POST /v1/nodes/h1/drain?undo=true", replies::node(), "node-drain"),
-        case("node rm h1", "DELETE /v1/nodes/h1", replies::node(), "node-rm"),
+        case("node rm h1", "DELETE /v1/nodes/h1?force=false", replies::node(), "node-rm"),
         case("status", "GET /v1/status", replies::status(), "status"),
         case("status", "GET /v1/status", replies::troubled_status(), "status-troubled"),
         case("plan", "GET /v1/plan", replies::plan(), "plan"),
