@@ -161,7 +161,8 @@ pub struct Reservation {
     pub record: EndpointRecord,
     spec: Stored<NetworkSpec>,
     address: IpAddr,
-    asked_for: bool,
+    /// Whether the user asked for this address, and for the second one of a dual-stack endpoint.
+    asked_for: (bool, bool),
     started: Instant,
     book: Arc<NetworkBook>,
     unwanted: Arc<Mutex<Vec<Unwanted>>>,
@@ -253,7 +254,7 @@ impl<S: Store> Allocator<S> {
             record,
             spec: spec.clone(),
             address: chosen,
-            asked_for: asked.is_some(),
+            asked_for: (asked.is_some(), asked_second.is_some()),
             started: self.inner.started,
             book,
             unwanted: self.inner.unwanted.clone(),
@@ -385,7 +386,7 @@ impl<S: Store> Allocator<S> {
         let block = reservation.book.with(|book| book.own_block(*address)).flatten();
         let claim = match block {
             Some((block, revision)) => claim.in_block(block.base(), revision),
-            None if !reservation.asked_for => return Err(CommitError::BlockLost(*address)),
+            None if !reservation.asked_for.0 => return Err(CommitError::BlockLost(*address)),
             None => claim,
         };
         Ok(match join {
@@ -406,9 +407,14 @@ impl<S: Store> Allocator<S> {
         match refused {
             EndpointCreated::Created(_) | EndpointCreated::AlreadyOurs(_) => Ok(()),
             EndpointCreated::AddressTaken { address, by } => {
-                self.note_holder(reservation, &by);
-                let holder = self.holder_name(&by, deadline).await;
-                Err(CommitError::AddressTaken { address, holder, asked_for: reservation.asked_for })
+                let is_primary = address == reservation.address;
+                // The book keeps account of primary addresses only.
+                if is_primary {
+                    self.note_holder(reservation, &by);
+                }
+                let holder = self.holder_name(reservation.network, by, deadline).await;
+                let asked_for = if is_primary { reservation.asked_for.0 } else { reservation.asked_for.1 };
+                Err(CommitError::AddressTaken { address, holder, asked_for })
             }
             EndpointCreated::RegisteredElsewhere(index) => {
                 Err(CommitError::RegisteredElsewhere { endpoint, address: index.ip })
@@ -438,15 +444,20 @@ impl<S: Store> Allocator<S> {
         });
     }
 
-    async fn holder_name(&self, by: &Holder, deadline: Instant) -> HolderName {
-        let (endpoint, name, node) = match by {
-            Holder::Endpoint(stored) => (stored.record.id, Some(stored.record.name.clone()), Some(stored.record.node)),
-            Holder::Reference(reference) => (reference.id, None, None),
+    async fn holder_name(&self, network: NetworkId, by: Holder, deadline: Instant) -> HolderName {
+        let reference = match by {
+            Holder::Endpoint(stored) => return self.name_of(&stored.record, deadline).await,
+            Holder::Reference(reference) => reference,
         };
-        let Some(node) = node else {
-            return HolderName { endpoint, name, node: "another one".to_owned() };
+        let key = Key::Endpoint(network, reference.record);
+        let read = async {
+            let reply = self.inner.client.read([&key], deadline).await?;
+            self.inner.client.found::<EndpointRecord>(&reply, &key)
         };
-        HolderName { endpoint, name, node: self.node_name(node, deadline).await }
+        match read.await.ok().flatten().filter(|stored| stored.record.id == reference.id) {
+            Some(stored) => self.name_of(&stored.record, deadline).await,
+            None => HolderName { endpoint: reference.id, name: None, node: "another one".to_owned() },
+        }
     }
 
     /// A node's name for a message; its id when it cannot be read.
@@ -470,7 +481,10 @@ impl<S: Store> Allocator<S> {
     }
 
     /// The right to change or remove something.
-    fn may_write(&self) -> Result<Token, StandingError> {
+    ///
+    /// # Errors
+    /// When the node has none.
+    pub fn may_write(&self) -> Result<Token, StandingError> {
         self.inner.registration.standing.borrow().token().map_or_else(|| self.may_take_on(), Ok)
     }
 

@@ -221,7 +221,7 @@ impl<S: Store> Allocator<S> {
         })
     }
 
-    async fn name_of(&self, endpoint: &EndpointRecord, deadline: Instant) -> HolderName {
+    pub(super) async fn name_of(&self, endpoint: &EndpointRecord, deadline: Instant) -> HolderName {
         let node = self.node_name(endpoint.node, deadline).await;
         HolderName { endpoint: endpoint.id, name: Some(endpoint.name.clone()), node }
     }

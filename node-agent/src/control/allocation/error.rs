@@ -127,7 +127,7 @@ pub enum CommitError {
     #[error("network {0} was deleted meanwhile; use another network")]
     NetworkGone(Name),
     /// Somebody else has the address.
-    #[error("address {address} is taken by {holder}; choose another with --ip")]
+    #[error("address {address} is taken by {holder}; choose another with {}", if address.is_ipv4() { "--ip" } else { "--ip6" })]
     AddressTaken {
         /// Which.
         address: IpAddr,
