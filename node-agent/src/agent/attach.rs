@@ -259,6 +259,8 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
                 Err(error) => {
                     let endpoint = request.id;
                     self.handle.settle(move |view| view.clear_pending(endpoint)).await?;
+                    // Whoever is refused finds the container as it was.
+                    self.handle.ask(Reconciler::sweep).await?;
                     if !error.wants_another_address() {
                         return Err(error.into());
                     }
