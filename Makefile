@@ -38,11 +38,11 @@ unit:
 	$(CARGO) test -p weft-node-agent --test sim
 
 sim:
-	WEFT_SIM_SEED=$(SEED) WEFT_SIM_SEEDS=$(SEEDS) $(CARGO) test --release -p weft-node-agent --test sim -- --nocapture
+	$(if $(SEED),WEFT_SIM_SEED=$(SEED)) $(if $(SEEDS),WEFT_SIM_SEEDS=$(SEEDS)) $(CARGO) test --release -p weft-node-agent --test sim -- --nocapture
 
 # Adapters against the real kernel.
 kernel:
-	@./e2e/need.sh build lab
+	@./e2e/need.sh build lab test
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) $(CARGO) test -p weft-node-agent --test kernel --test firewall
 
 # Real binaries, real etcd, hosts as network namespaces. One lab at a time: there are two cores.
@@ -66,7 +66,9 @@ fmt:
 	$(CARGO) fmt --all
 
 bless:
-	BLESS=1 $(CARGO) test -p weft-overlay -p weft-node-agent -p weft --lib --bins --test '*golden*'
+	BLESS=1 $(CARGO) test -p weft-overlay --test pure --test claims
+	BLESS=1 $(CARGO) test -p weft --tests
+	BLESS=1 $(CARGO) test -p weft-node-agent --lib firewall
 
 # Licences, advisories and sources of dependencies, by cargo-deny (it fetches the advisory database).
 deny:

@@ -16,6 +16,7 @@ for purpose in "$@"; do
         command -v cargo >/dev/null || { echo "need: Rust is missing; install it from https://rustup.rs" >&2; exit 1; }
         ;;
     store)
+        need openssl openssl
         need etcd etcd-server
         need etcdctl etcd-client
         ;;
