@@ -31,7 +31,7 @@ use crate::{
     api::messages::{Connect, Disconnect},
     container::{Container, ContainerRef},
     control::{
-        allocation::{Allocator, EndpointRequest, Reservation},
+        allocation::{Allocator, CommitError, EndpointRequest, Reservation},
         membership::Membership,
         submit::Client,
     },
@@ -258,7 +258,16 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
                 Ok(revision) => return self.put_to_use(reservation, revision).await,
                 Err(error) => {
                     let endpoint = request.id;
-                    self.handle.settle(move |view| view.clear_pending(endpoint)).await?;
+                    // A registration whose fate is unknown may still arrive: it is not put to use, and the allocator removes it.
+                    let stray = matches!(error, CommitError::Store { .. });
+                    let give_up = move |view: &mut NodeView| {
+                        let mut affected = view.clear_pending(endpoint);
+                        if stray {
+                            affected.extend(view.set_detaching(endpoint));
+                        }
+                        affected
+                    };
+                    self.handle.settle(give_up).await?;
                     // Whoever is refused finds the container as it was.
                     self.handle.ask(Reconciler::sweep).await?;
                     if !error.wants_another_address() {
