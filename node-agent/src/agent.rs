@@ -235,6 +235,11 @@ impl Parts {
         });
         let allocator =
             Allocator::new(client.clone(), self.identity.node, registration.clone(), AllocationSettings::default());
+        let upkeep_of_addresses = allocator.clone();
+        tasks.spawn(async move {
+            Box::pin(upkeep_of_addresses.run()).await;
+            "the allocator"
+        });
         let membership =
             Membership::new(client.clone(), allocator.clone(), registration.clone(), self.identity.clone(), mtu);
         let followers = Followers::new(client.clone(), handle.clone());
