@@ -107,9 +107,10 @@ impl Book {
     /// Becomes the book that was read from the store, brought up to what has happened since the reading began.
     pub(super) fn complete(&mut self, read: Self, now: Duration) {
         let happened = self.unread.take().unwrap_or_default();
-        let pending = self.pending();
+        // Also what was registered since: the reading may have begun before.
+        let holds = std::mem::take(&mut self.holds);
         *self = Self { unread: None, ..read };
-        self.adopt(pending);
+        self.adopt(holds);
         for change in happened {
             match change {
                 Happened::Observed(ip, endpoint) => self.observe(ip, endpoint.as_deref(), now),
