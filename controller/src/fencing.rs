@@ -7,14 +7,14 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weft_overlay::{
-    claims::{DeclareLost, LostDeclared, MembersExpelled, expel_members},
+    claims::{Claim, DeclareLost, LostDeclared, MAX_TXN_OPS, MembersExpelled, ReplyError, expel_members},
     id::{NetworkId, NodeId},
     keys::Key,
     model::{FenceState, NodeRecord},
     store::Store,
-    txn::Op,
+    txn::{Compare, Op},
 };
 
 use super::{
@@ -67,19 +67,41 @@ pub(super) async fn declare_lost<S: Store>(
         let Some(fence) = cluster.fences.get(&node) else { continue };
         let networks = memberships(leader, cluster, node).await?;
         let claim = DeclareLost { leadership: leader.leadership.clone(), node, fence: fence.clone(), networks };
-        match leader.submit(&claim).await? {
-            LostDeclared::Lost { fence, remaining } => {
+        match declare(leader, cluster, &claim).await? {
+            Some(LostDeclared::Lost { fence, remaining }) => {
                 warn!(%node, revision = fence, "node declared lost");
                 expel(leader, node, fence, &remaining).await?;
             }
-            LostDeclared::NotLeader => return Err(LeadError::NotLeader),
-            LostDeclared::Alive(_) | LostDeclared::Changed(_) => {
+            Some(LostDeclared::NotLeader) => return Err(LeadError::NotLeader),
+            Some(LostDeclared::Alive(_) | LostDeclared::Changed(_)) => {
                 info!(%node, "node is back just in time");
                 absences.since.remove(&node);
             }
+            None => debug!(%node, "node has just joined a network; looking again in the next pass"),
         }
     }
     Ok(())
+}
+
+/// Declares a node lost together with the end of all its memberships; `None` when it has joined another network since
+/// they were read: one that wakes up without a sign of life may still do so. Where the networks are too many for one
+/// transaction, the rest of its memberships ends in the same pass.
+async fn declare<S: Store>(
+    leader: &Leader<S>,
+    cluster: &Cluster,
+    claim: &DeclareLost,
+) -> Result<Option<LostDeclared>, LeadError> {
+    let mut txn = claim.txn(&leader.keys);
+    let others = cluster.networks.keys().filter(|network| !claim.networks.contains(network));
+    let absent = others.map(|network| Compare::Absent(leader.keys.encode(&Key::Member(*network, claim.node))));
+    let room = MAX_TXN_OPS - txn.compares.len();
+    txn.compares.extend(absent.take(room));
+    let reply = leader.store.txn(txn).await?;
+    match claim.outcome(&leader.keys, &reply) {
+        Ok(outcome) => Ok(Some(outcome)),
+        Err(ReplyError::Unexplained { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Ends memberships of a lost node.

@@ -332,6 +332,9 @@ impl<S: Store> Allocator<S> {
             let token = self.may_write()?;
             let claim = DeleteEndpoint { token, network, endpoint: endpoint.clone(), leave };
             let outcome = self.inner.client.submit(&claim, deadline).await;
+            if !leave && matches!(&outcome, Err(error) if error.is_unknown()) {
+                self.settle_later(network, &endpoint.record);
+            }
             match outcome.map_err(|source| ReleaseError::Store { endpoint: id, source })? {
                 EndpointDeleted::Deleted(_) | EndpointDeleted::AlreadyGone => break,
                 EndpointDeleted::Changed(now) => endpoint = *now,
@@ -345,6 +348,17 @@ impl<S: Store> Allocator<S> {
             book.with(|book| book.free(ip, id, now));
         }
         Ok(())
+    }
+
+    /// Has the upkeep find out whether an endpoint is gone whose removal was not answered; until then its address is held.
+    /// A node's leg is not among these: whoever leaves a network goes on until it has left.
+    fn settle_later(&self, network: NetworkId, endpoint: &EndpointRecord) {
+        let (Some(address), Some(book)) = (endpoint.primary_address(), self.known(network)) else { return };
+        let id = endpoint.id;
+        let mut unwanted = self.inner.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        if unwanted.iter().all(|one| one.id != id) {
+            unwanted.push(Unwanted { network, address, id, book, settled_at: Instant::now() + STRAY_TIME });
+        }
     }
 
     /// Notes what is stored under the key of an address in a followed network; `None`: nothing.

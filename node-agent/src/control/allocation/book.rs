@@ -107,9 +107,10 @@ impl Book {
     /// Becomes the book that was read from the store, brought up to what has happened since the reading began.
     pub(super) fn complete(&mut self, read: Self, now: Duration) {
         let happened = self.unread.take().unwrap_or_default();
-        let pending = self.pending();
+        // Also what was registered since: the reading may have begun before.
+        let holds = std::mem::take(&mut self.holds);
         *self = Self { unread: None, ..read };
-        self.adopt(pending);
+        self.adopt(holds);
         for change in happened {
             match change {
                 Happened::Observed(ip, endpoint) => self.observe(ip, endpoint.as_deref(), now),
@@ -162,14 +163,14 @@ impl Book {
         Some(self.chosen(ip, id))
     }
 
-    pub(super) fn take_specific(&mut self, ip: IpAddr, id: EndpointId) -> Result<IpAddr, PoolError> {
-        self.pool.take_specific(ip)?;
-        Ok(self.chosen(ip, id))
-    }
-
-    /// An address outside our blocks; the store alone decides about it.
-    pub(super) fn take_outside(&mut self, ip: IpAddr, id: EndpointId) -> Option<IpAddr> {
-        (!self.holds.contains_key(&ip)).then(|| self.chosen(ip, id))
+    /// An address that a user chose: from its block, if it is one of ours by now; else the store alone decides about it.
+    pub(super) fn take_asked(&mut self, ip: IpAddr, id: EndpointId) -> Option<IpAddr> {
+        if self.own_block(ip).is_some() {
+            self.pool.take_specific(ip).ok()?;
+        } else if self.holds.contains_key(&ip) {
+            return None;
+        }
+        Some(self.chosen(ip, id))
     }
 
     fn chosen(&mut self, ip: IpAddr, id: EndpointId) -> IpAddr {

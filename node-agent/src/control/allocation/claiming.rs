@@ -176,7 +176,7 @@ impl<S: Store> Allocator<S> {
         if let Some(refusal) = verdict.refusal(ip, layout.subnet()) {
             return Err(refusal.into());
         }
-        let taken = entry.with(|book| if own { book.take_specific(ip, id).ok() } else { book.take_outside(ip, id) });
+        let taken = entry.with(|book| book.take_asked(ip, id));
         match taken.flatten() {
             Some(chosen) => Ok(chosen),
             None => Err(self.why_not(place, ip).await?),
@@ -302,12 +302,13 @@ impl<S: Store> Allocator<S> {
         let outcome = claim.outcome(keys, &reply).map_err(SubmitError::from)?;
         let range = keys.endpoints_in(network, block.network());
         let inside = endpoints(keys, reply.reads.iter().flatten().filter(|kv| range.contains(&kv.key)));
-        let record = match outcome {
+        let (record, fresh) = match outcome {
             BlockClaimed::Claimed(revision) => {
                 info!(%network, %block, revision, "claimed a block");
-                Stored { record: owned(self.inner.node, token.epoch, block), revision, lease: 0 }
+                (Stored { record: owned(self.inner.node, token.epoch, block), revision, lease: 0 }, true)
             }
-            BlockClaimed::AlreadyOurs(record) => record,
+            // Possibly since long ago: nobody knows when its addresses were released.
+            BlockClaimed::AlreadyOurs(record) => (record, false),
             BlockClaimed::Taken(_) => {
                 entry.with(|book| book.note_claimed(block));
                 return Ok(false);
@@ -320,7 +321,7 @@ impl<S: Store> Allocator<S> {
                 return Err(AllocationError::NetworkChanged(spec.record.name.clone()));
             }
         };
-        entry.with(|book| self.add(book, BlockFound { block, record, endpoints: inside, fresh: true }));
+        entry.with(|book| self.add(book, BlockFound { block, record, endpoints: inside, fresh }));
         Ok(true)
     }
 
