@@ -219,8 +219,11 @@ impl NodeView {
     /// until it is known whether it can be registered again. A leg is missed only while a container needs it.
     fn lose(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
         let endpoint = record.id;
-        let removed = self.detaching.remove(&endpoint);
-        if removed || record.node != self.config.node || self.local(endpoint).is_some() {
+        if self.detaching.remove(&endpoint) {
+            // Another record that it has, as while it changes its address, is in force again.
+            return self.of_endpoint(endpoint);
+        }
+        if record.node != self.config.node || self.local(endpoint).is_some() {
             return BTreeSet::new();
         }
         let needed = record.kind == EndpointKind::Container

@@ -261,6 +261,22 @@ fn another_intention_for_an_endpoint_names_what_the_former_one_had() {
     assert!(affected.contains(&former), "{affected:?}");
 }
 
+#[test]
+fn the_end_of_one_record_names_what_the_endpoint_has_by_its_other_one() {
+    let mut view = listed(&content(), 9);
+    let moving = Key::Endpoint(network(1), ip("10.32.0.19"));
+    view.put(network(1), &stored(&moving, &container(1, 1, &[ip("10.32.0.19")]), 10));
+    let ends = Key::Endpoint(network(1), ip("10.32.0.20"));
+    view.put(network(1), &stored(&ends, &container(1, 2, &[ip("10.32.0.20")]), 11));
+    view.set_detaching(endpoint(1));
+
+    let affected = view.delete(network(1), &Keyspace::default().encode(&ends), 12);
+
+    assert!(!view.is_detaching(endpoint(1)));
+    assert!(affected.contains(&ObjectId::Network(network(1), NetworkObject::Sandbox(endpoint(1)))), "{affected:?}");
+    assert!(affected.contains(&ObjectId::Network(network(1), NetworkObject::Neighbour(ip("10.32.0.19")))));
+}
+
 fn content() -> Vec<KeyValue> {
     vec![
         stored(&Key::Spec(network(1)), &spec(1, &[NET]), 1),
