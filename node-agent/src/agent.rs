@@ -2,7 +2,7 @@
 //!
 //! The kernel is left as it is at the end: containers keep talking, and the next agent adopts what it finds.
 
-use std::{future::Future, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, future::Future, path::PathBuf, sync::Arc};
 
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{info, warn};
 use weft_overlay::{
     id::Name,
-    kernel::ObserveError,
+    kernel::{ObserveError, Table},
     keys::Keyspace,
     store::etcd::{EtcdOptions, EtcdOptionsError, EtcdStore},
     view::{NodeConfig, NodeView},
@@ -175,6 +175,7 @@ struct Parts {
     store: EtcdStore,
     view: NodeView,
     kernel: NodeKernel,
+    own_commits: BTreeSet<(Table, u32)>,
     underlay_ifname: String,
 }
 
@@ -206,6 +207,7 @@ impl Parts {
             places: places.clone(),
             store: EtcdStore::connect(options.store.clone()).await?,
             view: NodeView::new(config, options.keys.clone(), underlay.mtu),
+            own_commits: firewall.netlink_ports(),
             kernel: LinuxKernel::new(places, firewall),
             underlay_ifname: underlay.ifname,
             facts,
@@ -266,7 +268,8 @@ impl Parts {
             epoch: None,
         };
         upkeep.start(notices, tasks);
-        watch_kernel(&self.places, handle.clone(), wake, tasks)?;
+        let kernel_watch = KernelWatch::start(&self.places, self.own_commits)?;
+        heed_kernel(kernel_watch, handle.clone(), wake, tasks);
 
         let listener = server::bind(&options.socket)?;
         let requests = Arc::new(AgentRequests { attacher, naming, registration, options: options.clone() });
@@ -288,13 +291,12 @@ fn make_naming(options: &AgentOptions, handle: Handle<NodeKernel>) -> Naming<Nod
     Naming::new(handle, table, server)
 }
 
-fn watch_kernel(
-    places: &Places,
+fn heed_kernel(
+    kernel_watch: KernelWatch,
     handle: Handle<NodeKernel>,
     wake: Arc<Notify>,
     tasks: &mut JoinSet<&'static str>,
-) -> Result<(), AgentError> {
-    let kernel_watch = KernelWatch::start(places)?;
+) {
     tasks.spawn(async move {
         loop {
             let doubts = kernel_watch.doubts().await;
@@ -304,20 +306,15 @@ fn watch_kernel(
             handle.doubt(doubts_of(doubts));
         }
     });
-    Ok(())
 }
 
 /// What the kernel's notifications cast doubt on.
 fn doubts_of(reported: crate::kernel::watch::Doubts) -> Vec<Doubt> {
-    let own = std::process::id();
     let mut doubts: Vec<Doubt> = reported.networks.into_iter().map(Doubt::Network).collect();
     if reported.everything {
         doubts.push(Doubt::Everything);
     }
-    // A transaction of our own changed what it reported; anybody else's may have changed anything.
-    if reported.firewall.iter().any(|committer| *committer != Some(own)) {
-        doubts.push(Doubt::Firewall);
-    }
+    doubts.extend(reported.firewall.into_iter().map(Doubt::Firewall));
     doubts.extend(reported.objects.into_iter().map(|(id, report)| match report {
         Report::Is(object) => Doubt::Changed(id, Some(object)),
         Report::Absent => Doubt::Changed(id, None),

@@ -28,7 +28,6 @@ mod wire;
 
 pub use foreign::{HostileChain, Tool};
 use place::Place;
-use sets::table_of;
 use steps::{check_element, element_writes, is_element, is_table, not_ours, refused};
 
 /// Why the firewall could not be opened.
@@ -78,6 +77,13 @@ impl NftFirewall {
             adopted: false,
             accepts_wanted: true,
         })
+    }
+
+    /// The netlink ports that it writes from, each with the table whose namespace the port is in: notifications say from
+    /// which port a change came.
+    pub fn netlink_ports(&self) -> BTreeSet<(Table, u32)> {
+        let places = [(Table::Host, &self.host), (Table::DataPlane, &self.data_plane)];
+        places.into_iter().map(|(table, place)| (table, place.connection.port())).collect()
     }
 
     /// The chains of others in the host's namespace that would drop what the overlay needs, whether or not rules of ours
@@ -165,7 +171,7 @@ impl NftFirewall {
                     self.known.remove(element);
                 }
                 (ObjectId::Node(NodeObject::Table(table)), None) => {
-                    self.known.retain(|element, _| table_of(element) != *table);
+                    self.known.retain(|element, _| element.table() != *table);
                 }
                 _ => {}
             }
@@ -261,7 +267,7 @@ impl Wanted<'_> {
     }
 
     fn touches(&self, table: Table) -> bool {
-        let of_table = |id: &NodeObject| matches!(id, NodeObject::Element(element) if table_of(element) == table);
+        let of_table = |id: &NodeObject| matches!(id, NodeObject::Element(element) if element.table() == table);
         self.table || self.ids.is_none_or(|ids| ids.iter().any(of_table))
     }
 }

@@ -73,6 +73,7 @@ pub(super) struct BaseChain {
 #[derive(Debug)]
 pub(super) struct Connection {
     socket: Socket,
+    port: u32,
     sequence: u32,
 }
 
@@ -80,10 +81,15 @@ impl Connection {
     /// Opens a socket in the namespace of the calling thread.
     pub(super) fn open() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_NETFILTER)?;
-        socket.bind_auto()?;
+        let port = socket.bind_auto()?.port_number();
         socket.connect(&SocketAddr::new(0, 0))?;
         socket.set_cap_ack(true)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { socket, port, sequence: 0 })
+    }
+
+    /// The netlink port of the socket, which nobody else has in its namespace.
+    pub(super) fn port(&self) -> u32 {
+        self.port
     }
 
     /// Writes groups of elements of one table. Each group is written as a whole or not at all; groups do not affect one

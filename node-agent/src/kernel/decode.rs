@@ -214,12 +214,6 @@ pub(crate) fn configured_device(payload: &[u8]) -> Option<u32> {
     attribute::i32_at(value, 0).and_then(|index| u32::try_from(index).ok())
 }
 
-/// What changed in NFNLGRP_NFTABLES, as far as it is told: the process that committed the change.
-pub(crate) fn nft_committer(payload: &[u8]) -> Option<u32> {
-    // NFTA_GEN_PROC_PID, behind `struct nfgenmsg`.
-    Attributes(payload.get(4..)?).find(|(kind, _)| *kind == 2).and_then(|(_, v)| attribute::be32_at(v, 0))
-}
-
 /// A MAC address that can name a row: multicast and all-zero ones cannot.
 pub(crate) fn unicast(octets: [u8; 6]) -> Option<Mac> {
     Mac::try_from(octets).ok()

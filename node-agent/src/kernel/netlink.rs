@@ -305,6 +305,8 @@ pub(crate) struct Received<'a> {
     pub(crate) kind: u16,
     pub(crate) flags: u16,
     sequence: u32,
+    /// The netlink port of whoever caused it, in notifications; the kernel's own is 0.
+    pub(crate) port: u32,
     pub(crate) payload: &'a [u8],
 }
 
@@ -320,6 +322,7 @@ impl<'a> Iterator for Messages<'a> {
             kind: u16_at(self.0, 4)?,
             flags: u16_at(self.0, 6)?,
             sequence: u32_at(self.0, 8)?,
+            port: u32_at(self.0, 12)?,
             payload: self.0.get(HEADER..length)?,
         };
         self.0 = self.0.get(padded(length)..).unwrap_or_default();

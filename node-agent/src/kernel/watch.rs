@@ -24,7 +24,7 @@ use thiserror::Error;
 use tokio::sync::Notify;
 use weft_overlay::{
     id::NetworkId,
-    kernel::{Object, ObjectId, ObserveError},
+    kernel::{Object, ObjectId, ObserveError, Table},
 };
 
 use self::interpret::{Interpreter, Source};
@@ -79,8 +79,8 @@ pub enum Doubt {
     Everything,
     /// The host's addresses, routes or devices changed, other than ours: the underlay's MTU and source may have.
     Host,
-    /// An nftables transaction was committed in one of the namespaces, by this process if the kernel says so.
-    Firewall(Option<u32>),
+    /// Somebody else committed an nftables transaction in the namespace of this table of ours.
+    Firewall(Table),
     /// A change to a device took other things of this network along: read the network.
     Network(NetworkId),
     /// One object changed.
@@ -105,8 +105,8 @@ pub struct Doubts {
     pub everything: bool,
     /// See [`Doubt::Host`].
     pub host: bool,
-    /// See [`Doubt::Firewall`]: who committed.
-    pub firewall: BTreeSet<Option<u32>>,
+    /// See [`Doubt::Firewall`].
+    pub firewall: BTreeSet<Table>,
     /// See [`Doubt::Network`].
     pub networks: BTreeSet<NetworkId>,
     /// See [`Doubt::Object`]: the latest report about each.
@@ -124,7 +124,7 @@ impl Doubts {
         match doubt {
             Doubt::Everything => self.everything = true,
             Doubt::Host => self.host = true,
-            Doubt::Firewall(by) => drop(self.firewall.insert(by)),
+            Doubt::Firewall(table) => drop(self.firewall.insert(table)),
             Doubt::Network(network) => drop(self.networks.insert(network)),
             Doubt::Object(id, report) => {
                 self.objects.insert(id, report);
@@ -157,12 +157,13 @@ struct Shared {
 }
 
 impl KernelWatch {
-    /// Begins to watch both namespaces. What happened before is not told.
+    /// Begins to watch both namespaces. What happened before is not told, nor what was committed to nftables through the
+    /// netlink ports `own`: whoever commits there knows what it has changed.
     ///
     /// # Errors
     /// When a socket cannot be had. nftables is passed over where the kernel lacks it.
-    pub fn start(places: &Places) -> Result<Self, WatchError> {
-        let mut listener = Listener::open(places)?;
+    pub fn start(places: &Places, own: BTreeSet<(Table, u32)>) -> Result<Self, WatchError> {
+        let mut listener = Listener::open(places, own)?;
         let shared = Arc::new(Shared::default());
         let (stopped, stop) = io::pipe().map_err(|cause| WatchError::Thread { cause })?;
         let theirs = Arc::clone(&shared);
@@ -205,24 +206,27 @@ struct Listener {
     sockets: Vec<(Source, sys::Socket)>,
     places: Places,
     interpreter: Interpreter,
+    /// Where our own transactions come from. A port is somebody's within one namespace: the process that is told beside it
+    /// is a thread's number in the first PID namespace, which says nothing to us.
+    own: BTreeSet<(Table, u32)>,
     receive: Vec<u8>,
 }
 
 impl Listener {
-    fn open(places: &Places) -> Result<Self, WatchError> {
+    fn open(places: &Places, own: BTreeSet<(Table, u32)>) -> Result<Self, WatchError> {
         let mut sockets = vec![
             (Source::Host, open(&places.host, sys::protocols::NETLINK_ROUTE, &Source::HOST_GROUPS)?),
             (Source::DataPlane, open(&places.data_plane, sys::protocols::NETLINK_ROUTE, &Source::DATA_PLANE_GROUPS)?),
         ];
-        for namespace in [&places.host, &places.data_plane] {
+        for (table, namespace) in [(Table::Host, &places.host), (Table::DataPlane, &places.data_plane)] {
             match open(namespace, sys::protocols::NETLINK_NETFILTER, &Source::NFT_GROUPS) {
-                Ok(socket) => sockets.push((Source::Nft, socket)),
+                Ok(socket) => sockets.push((Source::Nft(table), socket)),
                 Err(error) => tracing::warn!(%error, "changes of nftables rules are found by the audit only"),
             }
         }
         // Listed after the groups were joined: nothing is missed, and what is told twice does no harm.
         let interpreter = Interpreter::new(list_devices(places)?);
-        Ok(Self { sockets, places: places.clone(), interpreter, receive: vec![0; 64 * 1024] })
+        Ok(Self { sockets, places: places.clone(), interpreter, own, receive: vec![0; 64 * 1024] })
     }
 
     fn run(&mut self, stopped: &PipeReader, shared: &Shared) {
@@ -269,6 +273,9 @@ impl Listener {
             match recv(socket.as_raw_fd(), &mut self.receive, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => {
                     for message in Messages(&self.receive[..length]) {
+                        if matches!(source, Source::Nft(table) if self.own.contains(&(*table, message.port))) {
+                            continue;
+                        }
                         doubts.extend(self.interpreter.interpret(*source, message.kind, message.payload));
                     }
                 }

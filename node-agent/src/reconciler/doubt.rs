@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use weft_overlay::{
     id::NetworkId,
-    kernel::{KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope},
+    kernel::{KernelState, NetworkObject, NodeObject, Object, ObjectId, Scope, Table},
 };
 
 /// Something observed may no longer be so.
@@ -19,8 +19,8 @@ pub enum Doubt {
     Object(ObjectId),
     /// Something happened to a device that a whole network hangs on.
     Network(NetworkId),
-    /// Something happened to the nftables rules.
-    Firewall,
+    /// Something happened to the nftables rules beside this table of ours, or to the table.
+    Firewall(Table),
     /// Notifications were lost.
     Everything,
 }
@@ -59,12 +59,12 @@ impl Doubts {
             Doubt::Network(network) => {
                 self.networks.insert(network);
             }
-            Doubt::Firewall => {
-                let filter = |id: &&ObjectId| {
-                    matches!(
-                        id,
-                        ObjectId::Node(NodeObject::Table(_) | NodeObject::Element(_) | NodeObject::ForeignAccepts)
-                    )
+            Doubt::Firewall(table) => {
+                let filter = |id: &&ObjectId| match id {
+                    ObjectId::Node(NodeObject::Table(of)) => *of == table,
+                    ObjectId::Node(NodeObject::Element(element)) => element.table() == table,
+                    ObjectId::Node(NodeObject::ForeignAccepts) => table == Table::Host,
+                    ObjectId::Node(_) | ObjectId::Network(..) => false,
                 };
                 self.objects.extend(observed.objects.keys().filter(filter).cloned());
             }

@@ -1,7 +1,7 @@
 //! Packets: servers that tell their clients' address, clients with a deadline, frames by hand, and captures.
 
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, ErrorKind, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Child, Command, Stdio},
     sync::{
@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
         mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
-    thread::JoinHandle,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -37,7 +37,7 @@ impl Server {
         let listener = open(namespace).run(|| TcpListener::bind(("::", port))).expect("entering").expect("listening");
         listener.set_nonblocking(true).expect("a socket option");
         let ends = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
+        let thread = thread::spawn({
             let ends = Arc::clone(&ends);
             move || {
                 while !ends.load(Ordering::Relaxed) {
@@ -46,7 +46,7 @@ impl Server {
                             drop(client.write_all(from.ip().to_canonical().to_string().as_bytes()))
                         }
                         // Polling a socket, not a synchronisation between tests.
-                        Err(_) => std::thread::sleep(Duration::from_millis(2)),
+                        Err(_) => thread::sleep(Duration::from_millis(2)),
                     }
                 }
             }
@@ -181,7 +181,7 @@ impl UdpServer {
         let socket = open(namespace).run(|| UdpSocket::bind(address)).expect("entering").expect("binding");
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("a socket option");
         let ends = Arc::new(AtomicBool::new(false));
-        let thread = std::thread::spawn({
+        let thread = thread::spawn({
             let ends = Arc::clone(&ends);
             move || {
                 let mut buffer = [0; 64];
@@ -206,7 +206,7 @@ impl Drop for UdpServer {
 /// Sends a datagram from a port (0: any) and returns the address and port that the server saw.
 pub(crate) fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), patience: Duration) -> Option<SocketAddr> {
     let work = || {
-        let socket = UdpSocket::bind((if to.0.is_ipv4() { "0.0.0.0" } else { "::" }, from_port)).expect("binding");
+        let socket = bind(if to.0.is_ipv4() { "0.0.0.0" } else { "::" }, from_port);
         socket.set_read_timeout(Some(patience)).expect("a socket option");
         socket.send_to(b"?", SocketAddr::from(to)).ok()?;
         let mut buffer = [0; 64];
@@ -214,6 +214,17 @@ pub(crate) fn fetch_udp(namespace: &str, from_port: u16, to: (IpAddr, u16), pati
         std::str::from_utf8(&buffer[..length]).ok()?.parse().ok()
     };
     open(namespace).run(work).expect("entering")
+}
+
+/// Binds a port that an earlier socket had. A process that another test is just starting may still hold a copy of that one.
+fn bind(address: &str, port: u16) -> UdpSocket {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match UdpSocket::bind((address, port)) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < deadline => thread::yield_now(),
+            bound => return bound.expect("binding"),
+        }
+    }
 }
 
 /// Frames that arrive at an interface, from the moment that the capture exists.
@@ -239,7 +250,7 @@ impl Capture {
         assert_eq!(first, "ready");
         // In a storm the reader waits, and the kernel drops.
         let (sender, frames) = sync_channel(4096);
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 if sender.send(unhex(&line)).is_err() {
                     return;

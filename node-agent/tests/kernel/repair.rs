@@ -1,5 +1,7 @@
 //! Every way in which somebody else can spoil a network: it is seen when read, told by the watch, and mended.
 
+use std::collections::BTreeSet;
+
 use weft_node_agent::kernel::{
     Places,
     watch::{Doubts, KernelWatch},
@@ -140,7 +142,7 @@ fn whatever_is_spoilt_outside_is_seen_told_and_mended() {
     let network = Network::new(1);
     host.create(&network.state);
     let places = Places { host: host.host.clone(), data_plane: host.data_plane.clone(), vxlan_port: PORT };
-    let watch = KernelWatch::start(&places).unwrap();
+    let watch = KernelWatch::start(&places, BTreeSet::new()).unwrap();
     for &(place, command, told, object) in SPOILERS {
         drop(watch.take());
         let command = spell(command, &network);

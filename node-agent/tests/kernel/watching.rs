@@ -2,17 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use weft_node_agent::kernel::{
-    Places,
-    watch::{Doubts, KernelWatch, Report},
+use weft_node_agent::{
+    firewall::{Firewall, NftFirewall},
+    kernel::{
+        Places,
+        watch::{Doubts, KernelWatch, Report},
+    },
 };
-use weft_overlay::kernel::{Family, NetworkObject, NodeObject, Object, ObjectId, Step};
+use weft_overlay::kernel::{Element, Family, NetworkObject, NodeObject, Object, ObjectId, Step, Table};
 
 use crate::lab::{Host, LOCAL_MAC, Network, PORT, REMOTE_MAC, apply, eventually, ip, mac, sh};
 
 fn watch(host: &Host) -> KernelWatch {
     let places = Places { host: host.host.clone(), data_plane: host.data_plane.clone(), vxlan_port: PORT };
-    KernelWatch::start(&places).unwrap()
+    KernelWatch::start(&places, BTreeSet::new()).unwrap()
 }
 
 fn merge(all: &mut Doubts, more: Doubts) {
@@ -142,16 +145,26 @@ fn rules_forwarding_and_the_hosts_own_devices_are_told() {
 }
 
 #[test]
-fn a_committed_firewall_transaction_is_told_with_who_did_it() {
+fn a_committed_firewall_transaction_is_told_unless_it_is_our_own() {
     let host = Host::new();
-    let watch = watch(&host);
+    let places = Places { host: host.host.clone(), data_plane: host.data_plane.clone(), vxlan_port: PORT };
+    let mut firewall = NftFirewall::new(host.host.clone(), host.data_plane.clone(), PORT).unwrap();
+    let tables = [Table::Host, Table::DataPlane].map(|table| ObjectId::Node(NodeObject::Table(table)));
+    let load = tables.map(|id| Step::Create(id, Object::Present));
+    firewall.apply(&load).into_iter().for_each(|outcome| outcome.unwrap());
+    let watch = KernelWatch::start(&places, firewall.netlink_ports()).unwrap();
 
+    let gateway = ObjectId::Node(NodeObject::Element(Element::Gateway(ip("10.32.0.1"))));
+    let vtep = ObjectId::Node(NodeObject::Element(Element::Vtep(ip("192.0.2.7"))));
+    let own = [gateway, vtep].map(|id| Step::Create(id, Object::Present));
+    firewall.apply(&own).into_iter().for_each(|outcome| outcome.unwrap());
     sh(&host.host, "nft add table inet kt");
     let seen = until(&watch, "the host's table", |d| !d.firewall.is_empty());
-    assert!(seen.firewall.iter().all(|by| by.is_some_and(|pid| pid > 1)), "{seen:?}");
+    assert_eq!(seen.firewall, BTreeSet::from([Table::Host]));
 
     sh(&host.data_plane, "nft add table bridge kt");
-    until(&watch, "the data plane's table", |d| !d.firewall.is_empty());
+    let seen = until(&watch, "the data plane's table", |d| !d.firewall.is_empty());
+    assert_eq!(seen.firewall, BTreeSet::from([Table::DataPlane]));
 }
 
 #[tokio::test]

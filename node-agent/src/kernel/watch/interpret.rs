@@ -3,12 +3,12 @@
 use nix::libc;
 use weft_overlay::{
     id::NetworkId,
-    kernel::{Family, NetworkObject, NodeObject, ObjectId},
+    kernel::{Family, NetworkObject, NodeObject, ObjectId, Table},
 };
 
 use super::{Doubt, Report};
 use crate::kernel::{
-    decode::{Address, Route, Row, configured_device, link::Link, nft_committer},
+    decode::{Address, Route, Row, configured_device, link::Link},
     mark::{ROUTE_PROTOCOL, Role},
     objects::Devices,
 };
@@ -18,7 +18,7 @@ use crate::kernel::{
 pub(super) enum Source {
     Host,
     DataPlane,
-    Nft,
+    Nft(Table),
 }
 
 impl Source {
@@ -53,8 +53,8 @@ impl Interpreter {
 
     pub(super) fn interpret(&mut self, source: Source, kind: u16, payload: &[u8]) -> Vec<Doubt> {
         match (source, kind) {
-            (Source::Nft, NFT_GENERATION) => vec![Doubt::Firewall(nft_committer(payload))],
-            (Source::Nft, _) => Vec::new(),
+            (Source::Nft(table), NFT_GENERATION) => vec![Doubt::Firewall(table)],
+            (Source::Nft(_), _) => Vec::new(),
             (Source::DataPlane, libc::RTM_NEWLINK) => self.data_plane_link(payload),
             (Source::DataPlane, libc::RTM_DELLINK) => self.data_plane_link_gone(payload),
             (Source::DataPlane, libc::RTM_NEWNEIGH) => self.row(payload).into_iter().collect(),

@@ -22,7 +22,7 @@ fn object(number: u64) -> ObjectId {
 #[test]
 fn lost_notifications_cast_doubt_on_everything_and_the_devices_are_listed_again() {
     let places = Places { host: namespace(), data_plane: namespace(), vxlan_port: 4789 };
-    let mut listener = Listener::open(&places).unwrap();
+    let mut listener = Listener::open(&places, BTreeSet::new()).unwrap();
     let at = listener.sockets.iter().position(|(source, _)| *source == Source::DataPlane).unwrap();
     setsockopt(&listener.sockets[at].1, sockopt::RcvBufForce, &16_384).unwrap();
     let network = NetworkId::from_entropy(1);
