@@ -60,7 +60,8 @@ pub fn plan<'a>(view: &NodeView, observed: &KernelState, ids: impl IntoIterator<
             }
         }
     }
-    plan.steps.sort_by_key(rank);
+    // Equal ranks in the order of ids. In place: a large plan is not copied.
+    plan.steps.sort_unstable_by(|one, other| rank(one).cmp(&rank(other)).then_with(|| one.id().cmp(other.id())));
     plan
 }
 

@@ -151,7 +151,7 @@ async fn feed_network<K: Kernel + 'static>(network: NetworkId, mut updates: mpsc
     while let Some(update) = updates.recv().await {
         match update {
             Update::Snapshot(Snapshot { revision, kvs, .. }) => {
-                handle.change(move |view| view.set_network(network, &kvs, revision));
+                handle.change(move |view| view.set_network(network, kvs, revision));
             }
             Update::Replaced(Snapshot { kvs, .. }) => {
                 warn!(%network, "the store was replaced: nothing is removed until its content is certain");

@@ -49,7 +49,7 @@ impl NodeView {
 
     /// Takes in the complete content of a followed network as of a revision; what is not in it is gone. A listing that is
     /// not newer than the last one changes nothing.
-    pub fn set_network(&mut self, network: NetworkId, kvs: &[KeyValue], revision: Revision) -> BTreeSet<ObjectId> {
+    pub fn set_network(&mut self, network: NetworkId, kvs: Vec<KeyValue>, revision: Revision) -> BTreeSet<ObjectId> {
         let Some(view) = self.networks.get(&network) else { return BTreeSet::new() };
         if view.listed() >= Some(revision) {
             return BTreeSet::new();
@@ -63,8 +63,9 @@ impl NodeView {
             !keyspace.contains(key) || listed.contains(key.as_slice()) || unreadable.revision > revision
         });
         let mut affected = BTreeSet::new();
+        // One at a time, each freed once it is read: of a large network there is never a second copy.
         for kv in kvs {
-            affected.extend(self.take_in(network, kv));
+            affected.extend(self.take_in(network, &kv));
         }
         for key in gone {
             affected.extend(self.take_out(network, &key, revision));

@@ -65,7 +65,7 @@ fn a_member_affects_the_devices_only_when_it_lowers_the_mtu() {
 fn a_repeated_listing_of_everything_affects_nothing() {
     let mut view = large_view();
 
-    let affected = view.set_network(network(1), &content(), 60);
+    let affected = view.set_network(network(1), content(), 60);
 
     assert!(affected.is_empty(), "{} objects", affected.len());
 }
@@ -74,7 +74,7 @@ fn large_view() -> NodeView {
     let mut view = empty_view();
     view.follow(network(1));
     view.set_index(&[]);
-    view.set_network(network(1), &content(), 50);
+    view.set_network(network(1), content(), 50);
     view
 }
 

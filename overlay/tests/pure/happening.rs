@@ -329,5 +329,5 @@ fn list_as_of(world: &mut World, net: u64, at: &Index) {
     let (kvs, revision) = world.store.as_of(count);
     let range = Keyspace::default().network(network(net));
     let kvs: Vec<_> = kvs.into_values().filter(|kv| range.contains(&kv.key)).collect();
-    world.change(|view| view.set_network(network(net), &kvs, revision));
+    world.change(|view| view.set_network(network(net), kvs, revision));
 }

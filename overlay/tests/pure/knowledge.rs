@@ -66,7 +66,7 @@ fn quarantine_ends_with_the_key() {
     view.set_index(std::slice::from_ref(&bad_name));
     assert_eq!(view.quarantine().count(), 2);
 
-    view.set_network(network(1), &content(), 11);
+    view.set_network(network(1), content(), 11);
     view.set_index(&[]);
 
     assert_eq!(view.quarantine().count(), 0, "{:?}", view.quarantine().collect::<Vec<_>>());
@@ -125,7 +125,7 @@ fn a_late_event_does_not_bring_a_deleted_endpoint_back() {
     assert_eq!(known_name(&view, "10.32.0.50"), None, "after the late news of a registration");
     assert!(view.local(endpoint(6)).is_none());
 
-    view.set_network(network(1), &content(), 20);
+    view.set_network(network(1), content(), 20);
     view.put(network(1), &stored(&key, &container(5, 2, &[ip("10.32.0.50")]), 19));
     assert_eq!(known_name(&view, "10.32.0.50"), None, "after an event that is older than the listing");
 
@@ -140,7 +140,7 @@ fn an_old_deletion_and_an_old_listing_change_nothing() {
     view.put(network(1), &put);
 
     let by_deletion = view.delete(network(1), &put.key, 11);
-    let by_listing = view.set_network(network(1), &[], 8);
+    let by_listing = view.set_network(network(1), Vec::new(), 8);
 
     assert!(by_deletion.is_empty() && by_listing.is_empty());
     assert_eq!(view.network(network(1)).unwrap().endpoints().count(), 3);
@@ -152,7 +152,7 @@ fn a_listing_that_lacks_what_came_later_takes_nothing_away() {
     let put = stored(&Key::Endpoint(network(1), ip("10.32.0.50")), &container(5, 2, &[ip("10.32.0.50")]), 12);
     view.put(network(1), &put);
 
-    view.set_network(network(1), &content(), 11);
+    view.set_network(network(1), content(), 11);
 
     assert_eq!(known_name(&view, "10.32.0.50"), Some("ct5"));
 }
@@ -227,7 +227,7 @@ fn the_first_index_and_the_first_listing_name_everything_they_settle() {
     let mut view = empty_view();
     view.follow(network(1));
 
-    let by_listing = view.set_network(network(1), &content(), 9);
+    let by_listing = view.set_network(network(1), content(), 9);
     let by_index = view.set_index(&[]);
 
     let everything = view.all();
@@ -243,7 +243,7 @@ fn an_empty_network_names_its_devices_when_it_is_listed_first() {
     let mut view = listed(&[], 9);
     view.follow(network(2));
 
-    let affected = view.set_network(network(2), &[], 9);
+    let affected = view.set_network(network(2), Vec::new(), 9);
 
     assert!(affected.contains(&ObjectId::Network(network(2), NetworkObject::Bridge)), "{affected:?}");
 }
@@ -289,7 +289,7 @@ fn content() -> Vec<KeyValue> {
 fn listed(kvs: &[KeyValue], revision: i64) -> NodeView {
     let mut view = empty_view();
     view.follow(network(1));
-    view.set_network(network(1), kvs, revision);
+    view.set_network(network(1), kvs.to_vec(), revision);
     view.set_index(&[]);
     view
 }

@@ -81,7 +81,7 @@ proptest! {
         fresh.set_underlay_mtu(world.view.underlay_mtu);
         for (network, _) in world.view.networks() {
             fresh.follow(network);
-            fresh.set_network(network, &world.store.content_of(network), world.store.revision);
+            fresh.set_network(network, world.store.content_of(network), world.store.revision);
         }
         world.list_index();
         fresh.set_index(&world.store.index());
@@ -219,7 +219,7 @@ fn listed_empty() -> NodeView {
     let mut view = empty_view();
     for network in (1..=NETWORKS).map(network) {
         view.follow(network);
-        view.set_network(network, &[], 0);
+        view.set_network(network, Vec::new(), 0);
     }
     view.set_index(&[]);
     view

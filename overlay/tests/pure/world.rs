@@ -141,7 +141,7 @@ impl World {
     /// Lists a followed network as of now.
     pub(crate) fn list(&mut self, network: NetworkId) {
         let (kvs, revision) = (self.store.content_of(network), self.store.revision);
-        self.change(|view| view.set_network(network, &kvs, revision));
+        self.change(|view| view.set_network(network, kvs, revision));
     }
 
     pub(crate) fn list_index(&mut self) {

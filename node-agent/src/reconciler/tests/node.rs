@@ -133,7 +133,7 @@ pub(super) fn list(view: &mut NodeView) -> BTreeSet<ObjectId> {
         endpoint(&container(1, 1, "10.32.0.18"), 5),
         endpoint(&container(2, 2, "10.32.0.34"), 6),
     ];
-    view.set_network(network(), &kvs, 10)
+    view.set_network(network(), kvs.to_vec(), 10)
 }
 
 pub(super) fn network() -> NetworkId {
