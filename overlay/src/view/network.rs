@@ -36,7 +36,8 @@ pub struct NetworkView {
     listed: Option<Revision>,
     /// Keys that were deleted after that revision.
     deleted: BTreeMap<Key, Revision>,
-    endpoints: BTreeMap<IpAddr, Stored<EndpointRecord>>,
+    /// Boxed, because the nodes of a large map are half empty.
+    endpoints: BTreeMap<IpAddr, Box<Stored<EndpointRecord>>>,
     by_id: BTreeSet<(EndpointId, IpAddr)>,
     by_mac: BTreeSet<(Mac, IpAddr)>,
     by_ipv6: BTreeSet<(Ipv6Addr, IpAddr)>,
@@ -47,7 +48,7 @@ pub struct NetworkView {
 impl NetworkView {
     /// The endpoint whose record is kept under this address.
     pub fn endpoint(&self, ip: IpAddr) -> Option<&Stored<EndpointRecord>> {
-        self.endpoints.get(&ip)
+        self.endpoints.get(&ip).map(Box::as_ref)
     }
 
     /// The endpoint that has this address as either of its two.
@@ -59,7 +60,7 @@ impl NetworkView {
     /// be more.
     pub fn endpoints_with(&self, ip: IpAddr) -> impl Iterator<Item = &Stored<EndpointRecord>> {
         let (v4, v6) = match ip {
-            IpAddr::V4(_) => (self.endpoints.get(&ip), None),
+            IpAddr::V4(_) => (self.endpoint(ip), None),
             IpAddr::V6(v6) => (None, Some(self.under(&self.by_ipv6, v6))),
         };
         v4.into_iter().chain(v6.into_iter().flatten())
@@ -98,7 +99,7 @@ impl NetworkView {
 
     /// All endpoints, by address.
     pub fn endpoints(&self) -> impl Iterator<Item = &Stored<EndpointRecord>> {
-        self.endpoints.values()
+        self.endpoints.values().map(Box::as_ref)
     }
 
     /// The endpoints of one node.
@@ -170,7 +171,7 @@ impl NetworkView {
         if record.kind == EndpointKind::Leg {
             self.legs.insert((record.node, ip));
         }
-        self.endpoints.insert(ip, stored);
+        self.endpoints.insert(ip, Box::new(stored));
     }
 
     pub(super) fn remove(&mut self, ip: IpAddr) -> Option<Stored<EndpointRecord>> {
@@ -183,7 +184,7 @@ impl NetworkView {
             self.by_ipv6.remove(&(v6, ip));
         }
         self.legs.remove(&(record.node, ip));
-        Some(stored)
+        Some(*stored)
     }
 
     fn under<'a, K: Ord + Copy + 'a>(
@@ -192,6 +193,6 @@ impl NetworkView {
         key: K,
     ) -> impl Iterator<Item = &'a Stored<EndpointRecord>> {
         let entries = index.range((key, LOWEST)..).take_while(move |(k, _)| *k == key);
-        entries.filter_map(|(_, ip)| self.endpoints.get(ip))
+        entries.filter_map(|(_, ip)| self.endpoint(*ip))
     }
 }
