@@ -51,6 +51,7 @@ use crate::{
 pub mod attach;
 pub mod followers;
 pub mod handle;
+mod journal;
 pub mod naming;
 mod requests;
 mod upkeep;

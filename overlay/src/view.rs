@@ -245,6 +245,17 @@ impl NodeView {
         affected
     }
 
+    /// Notes an endpoint of this node that was in use and that the store has lost: it stays as it is until it is known
+    /// whether it can be registered again. The store's word on it ends that.
+    pub fn remember(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
+        let endpoint = record.id;
+        if self.local(endpoint).is_some() || self.is_detaching(endpoint) {
+            return BTreeSet::new();
+        }
+        self.adrift.insert(endpoint);
+        self.set_pending(network, record)
+    }
+
     /// Forgets a pending endpoint: it is either registered now or given up.
     pub fn clear_pending(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
         self.adrift.remove(&endpoint);

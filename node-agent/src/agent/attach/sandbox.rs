@@ -103,6 +103,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let deadline = Instant::now() + Duration::from_secs(5);
         match self.client.submit(&claim, deadline).await.map_err(|error| chain(&error))? {
             EndpointUpdated::Updated(revision) => {
+                self.note_change(network, &record);
                 self.handle.change(move |view| view.set_registered(network, record, revision));
                 Ok(())
             }
