@@ -315,6 +315,9 @@ fn doubts_of(reported: crate::kernel::watch::Doubts) -> Vec<Doubt> {
     if reported.everything {
         doubts.push(Doubt::Everything);
     }
+    if reported.obstruction {
+        doubts.push(Doubt::Obstruction);
+    }
     // A transaction of our own changed what it reported; anybody else's may have changed anything.
     if reported.firewall.iter().any(|committer| *committer != Some(own)) {
         doubts.push(Doubt::Firewall);

@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use weft_overlay::{
     id::{EndpointId, Name, NetworkId, NodeId},
-    kernel::Kernel,
+    kernel::{Kernel, NetworkObject, ObjectId},
     keys::Key,
     model::{EndpointKind, EndpointRecord, NetworkNameRecord, NetworkSpec, NetworkState},
     store::Store,
@@ -290,7 +290,13 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let network = reservation.network;
         let record = reservation.record.clone();
         let registered = record.clone();
-        let built = self.handle.settle(move |view| view.set_registered(network, registered, revision));
+        let built = self.handle.settle(move |view| {
+            let mut affected = view.set_registered(network, registered, revision);
+            // Without them it is connected to nobody, so it fails with them.
+            let devices = [NetworkObject::Bridge, NetworkObject::Vxlan, NetworkObject::Leg];
+            affected.extend(devices.map(|device| ObjectId::Network(network, device)));
+            affected
+        });
         // Noted while the reconciler works.
         let (failures, ()) = tokio::join!(biased; built, async { self.journal.note(network, &record) });
         let failures = failures?;

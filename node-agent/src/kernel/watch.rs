@@ -79,6 +79,8 @@ pub enum Doubt {
     Everything,
     /// The host's addresses, routes or devices changed, other than ours: the underlay's MTU and source may have.
     Host,
+    /// A VXLAN device that is not ours has left the host's namespace: what it was in the way of may be possible now.
+    Obstruction,
     /// An nftables transaction was committed in one of the namespaces, by this process if the kernel says so.
     Firewall(Option<u32>),
     /// A change to a device took other things of this network along: read the network.
@@ -105,6 +107,8 @@ pub struct Doubts {
     pub everything: bool,
     /// See [`Doubt::Host`].
     pub host: bool,
+    /// See [`Doubt::Obstruction`].
+    pub obstruction: bool,
     /// See [`Doubt::Firewall`]: who committed.
     pub firewall: BTreeSet<Option<u32>>,
     /// See [`Doubt::Network`].
@@ -124,6 +128,7 @@ impl Doubts {
         match doubt {
             Doubt::Everything => self.everything = true,
             Doubt::Host => self.host = true,
+            Doubt::Obstruction => self.obstruction = true,
             Doubt::Firewall(by) => drop(self.firewall.insert(by)),
             Doubt::Network(network) => drop(self.networks.insert(network)),
             Doubt::Object(id, report) => {

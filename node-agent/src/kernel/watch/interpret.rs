@@ -8,7 +8,11 @@ use weft_overlay::{
 
 use super::{Doubt, Report};
 use crate::kernel::{
-    decode::{Address, Route, Row, configured_device, link::Link, nft_committer},
+    decode::{
+        Address, Route, Row, configured_device,
+        link::{Kind, Link},
+        nft_committer,
+    },
     mark::{ROUTE_PROTOCOL, Role},
     objects::Devices,
 };
@@ -153,9 +157,12 @@ impl Interpreter {
     }
 
     fn host_link_gone(&mut self, payload: &[u8]) -> Vec<Doubt> {
-        let link = Link::decode(payload);
-        let known = link.and_then(|link| self.devices.remove_host(link.index)).as_ref().and_then(leg_of);
-        known.map_or_else(|| vec![Doubt::Host], |network| vec![leg_changed(network), Doubt::Network(network)])
+        let Some(link) = Link::decode(payload) else { return vec![Doubt::Host] };
+        match self.devices.remove_host(link.index).as_ref().and_then(leg_of) {
+            Some(network) => vec![leg_changed(network), Doubt::Network(network)],
+            None if matches!(link.kind, Kind::Vxlan(_)) => vec![Doubt::Host, Doubt::Obstruction],
+            None => vec![Doubt::Host],
+        }
     }
 
     fn address(&self, kind: u16, payload: &[u8]) -> Doubt {
