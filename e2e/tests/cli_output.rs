@@ -70,8 +70,21 @@ fn status_names_the_namespace_that_the_data_plane_is_in() {
         assert_eq!(status["vtep"], host.id().underlay_address().to_string());
         assert_eq!((&status["converged"], &status["errors"]), (&json!(true), &json!([])));
     }
-    let revision = lab.host(1).weft_json(&["status"]).unwrap()["revision"].as_i64();
-    assert!(revision.is_some_and(|revision| revision > 0), "{revision:?}");
+}
+
+#[test]
+fn revision_grows_with_networks_that_a_node_is_not_in() {
+    let lab = scene();
+    let idle = lab.host(3);
+    let before = dump::store(&lab).unwrap().revision;
+
+    lab.host(1).weft(&["network", "create", "passing"]).unwrap();
+
+    eventually(SOON, "the revision of a network that h3 is not in", || {
+        let status = idle.weft_json(&["status"]).map_err(|error| format!("{error:#}"))?;
+        if status["revision"].as_i64() > Some(before) { Ok(()) } else { Err(status.to_string()) }
+    });
+    lab.host(1).weft(&["network", "rm", "passing"]).unwrap();
 }
 
 #[test]

@@ -47,6 +47,8 @@ pub struct NodeView {
     pub underlay_mtu: u32,
     keys: Keyspace,
     index: Option<BTreeMap<Name, NetworkNameRecord>>,
+    /// Up to which revision the index is known.
+    index_revision: Revision,
     networks: BTreeMap<NetworkId, NetworkView>,
     /// Endpoints of this node that are being registered, by id.
     pending: BTreeMap<EndpointId, (NetworkId, EndpointRecord)>,
@@ -94,6 +96,7 @@ impl NodeView {
             underlay_mtu,
             keys,
             index: None,
+            index_revision: 0,
             networks: BTreeMap::new(),
             pending: BTreeMap::new(),
             adrift: BTreeSet::new(),
@@ -233,6 +236,17 @@ impl NodeView {
         if let Some(view) = self.networks.get_mut(&network) {
             view.revision = view.revision.max(revision);
         }
+    }
+
+    /// Notes up to which revision the index of networks is known, for people to see.
+    pub fn advance_index(&mut self, revision: Revision) {
+        self.index_revision = revision;
+    }
+
+    /// The newest revision of the store that anything here is known as of.
+    pub fn revision(&self) -> Revision {
+        let networks = self.networks().map(|(_, content)| content.revision);
+        networks.chain([self.index_revision]).max().unwrap_or_default()
     }
 
     /// Notes an endpoint of this node that is being registered: it is prepared, but not yet put to use.
