@@ -1,6 +1,6 @@
 //! What an endpoint will be inside its container: its interface's name, its routes, and whether it can be there at all.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use nix::{
     ifaddrs::getifaddrs,
@@ -169,8 +169,10 @@ impl Siblings {
 }
 
 fn collides(one: &PublishedPort, other: &PublishedPort) -> bool {
-    let same_host = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
-    (one.protocol, one.host_port) == (other.protocol, other.host_port) && same_host
+    let meet =
+        |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
+    (one.protocol, one.host_port) == (other.protocol, other.host_port)
+        && one.host_addresses().any(|a| other.host_addresses().any(|b| meet(a, b)))
 }
 
 /// Waits until the container's end carries frames.
