@@ -271,8 +271,14 @@ fn doctor_finds_what_is_wrong_and_says_what_to_do() {
 
     // The port in somebody's hands.
     let socket = host.netns().enter(|| UdpSocket::bind("0.0.0.0:4799")).unwrap().unwrap();
-    let (_, found) = findings(&host, &[&good[..], &["--vxlan-port", "4799"]].concat());
-    complains(&found, &["4799"]);
+    let busy = [&good[..], &["--vxlan-port", "4799"]].concat();
+    let (status, found) = findings(&host, &busy);
+    assert_eq!(status, 1);
+    complains(&found, &["4799", "failure", "process", "--vxlan-port"]);
+    // Also beside a running agent, which has another one.
+    let output = host.try_weft(&[&["doctor", "--output", "json"][..], &busy].concat()).unwrap();
+    let found: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    complains(&found, &["4799", "failure"]);
     drop(socket);
 
     // A store that is not there.
