@@ -70,8 +70,21 @@ fn status_names_the_namespace_that_the_data_plane_is_in() {
         assert_eq!(status["vtep"], host.id().underlay_address().to_string());
         assert_eq!((&status["converged"], &status["errors"]), (&json!(true), &json!([])));
     }
-    let revision = lab.host(1).weft_json(&["status"]).unwrap()["revision"].as_i64();
-    assert!(revision.is_some_and(|revision| revision > 0), "{revision:?}");
+}
+
+#[test]
+fn revision_grows_with_networks_that_a_node_is_not_in() {
+    let lab = scene();
+    let idle = lab.host(3);
+    let before = dump::store(&lab).unwrap().revision;
+
+    lab.host(1).weft(&["network", "create", "passing"]).unwrap();
+
+    eventually(SOON, "the revision of a network that h3 is not in", || {
+        let status = idle.weft_json(&["status"]).map_err(|error| format!("{error:#}"))?;
+        if status["revision"].as_i64() > Some(before) { Ok(()) } else { Err(status.to_string()) }
+    });
+    lab.host(1).weft(&["network", "rm", "passing"]).unwrap();
 }
 
 #[test]
@@ -258,8 +271,14 @@ fn doctor_finds_what_is_wrong_and_says_what_to_do() {
 
     // The port in somebody's hands.
     let socket = host.netns().enter(|| UdpSocket::bind("0.0.0.0:4799")).unwrap().unwrap();
-    let (_, found) = findings(&host, &[&good[..], &["--vxlan-port", "4799"]].concat());
-    complains(&found, &["4799"]);
+    let busy = [&good[..], &["--vxlan-port", "4799"]].concat();
+    let (status, found) = findings(&host, &busy);
+    assert_eq!(status, 1);
+    complains(&found, &["4799", "failure", "process", "--vxlan-port"]);
+    // Also beside a running agent, which has another one.
+    let output = host.try_weft(&[&["doctor", "--output", "json"][..], &busy].concat()).unwrap();
+    let found: Vec<Value> = serde_json::from_str(&output.stdout).unwrap();
+    complains(&found, &["4799", "failure"]);
     drop(socket);
 
     // A store that is not there.

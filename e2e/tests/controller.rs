@@ -57,7 +57,6 @@ fn lost_node_is_given_up_and_may_come_back() {
 }
 
 #[test]
-#[ignore = "known gap: an agent that was down while its node was given up does not remember its containers"]
 fn containers_of_a_node_that_was_given_up_regain_their_addresses() {
     with_lab(options(), |rig| {
         let (network, [a, b, c]) = one_on_each_host(rig);

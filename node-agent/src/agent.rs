@@ -51,6 +51,7 @@ use crate::{
 pub mod attach;
 pub mod followers;
 pub mod handle;
+mod journal;
 pub mod naming;
 mod requests;
 mod upkeep;
@@ -313,6 +314,9 @@ fn doubts_of(reported: crate::kernel::watch::Doubts) -> Vec<Doubt> {
     let mut doubts: Vec<Doubt> = reported.networks.into_iter().map(Doubt::Network).collect();
     if reported.everything {
         doubts.push(Doubt::Everything);
+    }
+    if reported.obstruction {
+        doubts.push(Doubt::Obstruction);
     }
     doubts.extend(reported.firewall.into_iter().map(Doubt::Firewall));
     doubts.extend(reported.objects.into_iter().map(|(id, report)| match report {

@@ -16,7 +16,7 @@ use weft_overlay::{
 use crate::{
     agent::is_privileged,
     firewall::NftFirewall,
-    kernel::host::{self, Features},
+    kernel::host::{self, Features, PortUser},
     netns::Namespace,
     reconciler::chain,
     underlay::choose_underlay,
@@ -152,19 +152,27 @@ fn check_underlay(options: &DoctorOptions, here: &Namespace) -> Finding {
 fn check_port(options: &DoctorOptions, here: &Namespace) -> Finding {
     let port = options.vxlan_port;
     let check = "VXLAN port";
-    if UnixStream::connect(&options.socket).is_ok() {
-        return ok(check, format!("an agent is running and has UDP port {port}"));
-    }
-    match host::udp_port_users(here, port) {
-        Ok(users) if users.is_empty() => ok(check, format!("UDP port {port} is free")),
-        Ok(users) => {
-            let detail = format!("UDP port {port} is in use by {}", users.join(", "));
-            let remedy = "if these are not Weft's own devices of an agent that is stopped, end them or choose another \
-                          port with --vxlan-port, on every node";
-            trouble(check, Verdict::Warning, detail, remedy)
+    let users = match host::udp_port_users(here, port) {
+        Ok(users) => users,
+        Err(error) => {
+            return trouble(check, Verdict::Warning, format!("it cannot be told: {error}"), "see `ss -lun`");
         }
-        Err(error) => trouble(check, Verdict::Warning, format!("it cannot be told: {error}"), "see `ss -lun`"),
+    };
+    if users.is_empty() {
+        return ok(check, format!("UDP port {port} is free"));
     }
+    let named: Vec<String> = users.iter().map(ToString::to_string).collect();
+    let detail = format!("UDP port {port} is in use by {}", named.join(", "));
+    if users.iter().any(|user| matches!(user, PortUser::Process { .. })) {
+        let remedy = "end the process, or choose another port with --vxlan-port, the same on every node";
+        return trouble(check, Verdict::Failure, detail, remedy);
+    }
+    if UnixStream::connect(&options.socket).is_ok() {
+        return ok(check, format!("UDP port {port} is VXLAN's, and an agent is running"));
+    }
+    let remedy = "if that is not Weft's own of an agent that is stopped, delete it or choose another port with \
+                  --vxlan-port, the same on every node";
+    trouble(check, Verdict::Warning, detail, remedy)
 }
 
 fn check_br_netfilter(here: &Namespace) -> Finding {

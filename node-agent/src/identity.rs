@@ -75,6 +75,11 @@ impl StateDir {
         Ok(Self { path: path.to_owned(), _lock: held })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The node's id, made of `entropy` where there is none yet.
     ///
     /// # Errors

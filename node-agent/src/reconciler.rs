@@ -186,6 +186,9 @@ impl<K: Kernel> Reconciler<K> {
             }
             Input::Doubts(doubts) => {
                 for doubt in doubts {
+                    if doubt == Doubt::Obstruction {
+                        self.dirty.extend(self.failures.ids());
+                    }
                     self.doubts.add(doubt, &self.observed);
                 }
             }

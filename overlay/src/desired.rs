@@ -111,15 +111,13 @@ fn element_object(view: &NodeView, element: &Element) -> Option<Object> {
         }
         Element::Gateway(ip) => present(networks.any(|active| active.has_gateway(*ip))),
         Element::LocalEndpoint(ip) => present(networks.any(|active| active.is_local_address(*ip))),
-        Element::Published(protocol, host_ip, host_port) => networks.find_map(|active| {
+        Element::Published(protocol, host, host_port) => networks.find_map(|active| {
             active.containers().find_map(|local| {
-                let published = local
-                    .record
-                    .published
-                    .iter()
-                    .find(|p| p.protocol == *protocol && p.host_ip == *host_ip && p.host_port == *host_port)?;
-                // A packet cannot be led to an address of the other family.
-                let same_family = |ip: &IpAddr| host_ip.is_none_or(|host| host.is_ipv4() == ip.is_ipv4());
+                let published = local.record.published.iter().find(|published| {
+                    (published.protocol, published.host_port) == (*protocol, *host_port)
+                        && published.host_addresses().any(|address| address == *host)
+                })?;
+                let same_family = |ip: &IpAddr| host.is_ipv4() == ip.is_ipv4();
                 Some(Object::Published(local.record.addresses().find(same_family)?, published.port))
             })
         }),

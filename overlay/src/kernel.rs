@@ -7,7 +7,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use ipnetwork::IpNetwork;
@@ -109,8 +109,9 @@ pub enum Element {
     MasqueradedSubnet(IpNetwork),
     /// The address of a container on this node.
     LocalEndpoint(IpAddr),
-    /// A port of the host's that leads to an endpoint; the object says to which.
-    Published(Protocol, Option<IpAddr>, u16),
+    /// A port at an address of the host's that leads to an endpoint; the object says to which. An unspecified address
+    /// stands for every one of its family, as with sockets. Both are of one family: no packet changes it.
+    Published(Protocol, IpAddr, u16),
     /// A MAC address that may be the source of frames from this port.
     PortMac(IfName, Mac),
     /// An IP address that may be the source of packets from this port.
@@ -520,17 +521,17 @@ impl fmt::Display for Element {
             Self::OverlaySubnet(subnet) => write!(f, "element overlay subnet {subnet}"),
             Self::MasqueradedSubnet(subnet) => write!(f, "element masqueraded subnet {subnet}"),
             Self::LocalEndpoint(ip) => write!(f, "element local endpoint {ip}"),
-            Self::Published(Protocol::Tcp, ip, port) => write!(f, "element published {}:{port}/tcp", any(*ip)),
-            Self::Published(Protocol::Udp, ip, port) => write!(f, "element published {}:{port}/udp", any(*ip)),
+            Self::Published(Protocol::Tcp, ip, port) => {
+                write!(f, "element published {}/tcp", SocketAddr::new(*ip, *port))
+            }
+            Self::Published(Protocol::Udp, ip, port) => {
+                write!(f, "element published {}/udp", SocketAddr::new(*ip, *port))
+            }
             Self::PortMac(port, mac) => write!(f, "element source {mac} from {port}"),
             Self::PortAddress(port, ip) => write!(f, "element source {ip} from {port}"),
             Self::Gateway(ip) => write!(f, "element gateway {ip}"),
         }
     }
-}
-
-fn any(ip: Option<IpAddr>) -> String {
-    ip.map_or_else(|| "*".to_owned(), |ip| ip.to_string())
 }
 
 impl fmt::Display for Object {

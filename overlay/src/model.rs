@@ -3,7 +3,10 @@
 //! Every record carries its major version `v` and keeps the fields that this version does not know, so that an older
 //! agent that reads, changes and writes a record erases nothing. Must not know keys, transactions or the kernel.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
@@ -222,10 +225,10 @@ pub struct EndpointRecord {
     pub aliases: Vec<Name>,
     /// The IPv4 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv4: Option<std::net::Ipv4Addr>,
+    pub ipv4: Option<Ipv4Addr>,
     /// The IPv6 address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ipv6: Option<std::net::Ipv6Addr>,
+    pub ipv6: Option<Ipv6Addr>,
     /// Where its interface is; absent for a gateway leg.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sandbox: Option<Sandbox>,
@@ -290,6 +293,16 @@ pub struct PublishedPort {
     pub host_port: u16,
     /// The endpoint's port.
     pub port: u16,
+}
+
+impl PublishedPort {
+    /// Where the host answers: an unspecified address stands for every one of its family. Without an address of its own,
+    /// a port is published over both families.
+    pub fn host_addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let anywhere = [IpAddr::V4(Ipv4Addr::UNSPECIFIED), IpAddr::V6(Ipv6Addr::UNSPECIFIED)];
+        let named = self.host_ip;
+        anywhere.into_iter().filter(move |_| named.is_none()).chain(named)
+    }
 }
 
 /// A transport protocol with ports.

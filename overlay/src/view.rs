@@ -47,6 +47,8 @@ pub struct NodeView {
     pub underlay_mtu: u32,
     keys: Keyspace,
     index: Option<BTreeMap<Name, NetworkNameRecord>>,
+    /// Up to which revision the index is known.
+    index_revision: Revision,
     networks: BTreeMap<NetworkId, NetworkView>,
     /// Endpoints of this node that are being registered, by id.
     pending: BTreeMap<EndpointId, (NetworkId, EndpointRecord)>,
@@ -94,6 +96,7 @@ impl NodeView {
             underlay_mtu,
             keys,
             index: None,
+            index_revision: 0,
             networks: BTreeMap::new(),
             pending: BTreeMap::new(),
             adrift: BTreeSet::new(),
@@ -235,6 +238,17 @@ impl NodeView {
         }
     }
 
+    /// Notes up to which revision the index of networks is known, for people to see.
+    pub fn advance_index(&mut self, revision: Revision) {
+        self.index_revision = revision;
+    }
+
+    /// The newest revision of the store that anything here is known as of.
+    pub fn revision(&self) -> Revision {
+        let networks = self.networks().map(|(_, content)| content.revision);
+        networks.chain([self.index_revision]).max().unwrap_or_default()
+    }
+
     /// Notes an endpoint of this node that is being registered: it is prepared, but not yet put to use.
     pub fn set_pending(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
         let endpoint = record.id;
@@ -243,6 +257,17 @@ impl NodeView {
         self.pending.insert(endpoint, (network, record));
         affected.extend(self.of_endpoint(endpoint));
         affected
+    }
+
+    /// Notes an endpoint of this node that was in use and that the store has lost: it stays as it is until it is known
+    /// whether it can be registered again. The store's word on it ends that.
+    pub fn remember(&mut self, network: NetworkId, record: EndpointRecord) -> BTreeSet<ObjectId> {
+        let endpoint = record.id;
+        if self.local(endpoint).is_some() || self.is_detaching(endpoint) {
+            return BTreeSet::new();
+        }
+        self.adrift.insert(endpoint);
+        self.set_pending(network, record)
     }
 
     /// Forgets a pending endpoint: it is either registered now or given up.

@@ -39,7 +39,6 @@ fn b14_crash_while_devices_are_made_is_made_good() {
 }
 
 #[test]
-#[ignore = "known gap: the kernel accepts both devices, and the agent does not notice that they share VNI and port"]
 fn b14_foreign_device_with_the_same_vni_is_named_and_left_alone() {
     with_lab(LabOptions::default(), |rig| {
         let network = rig.network("blue", &[]);
@@ -51,7 +50,7 @@ fn b14_foreign_device_with_the_same_vni_is_named_and_left_alone() {
         h1.exec(&[&["ip", "link", "add", "foreign0", "up"][..], &foreign].concat()).unwrap();
 
         let output = rig.try_connect(1, "a", "blue", &[]);
-        assert_refused(&output, &[&vni]);
+        assert_refused(&output, &[&vni, "foreign0", "--vni"]);
         // Out of sight, the device still occupies the VNI.
         h1.exec(&["ip", "link", "set", "foreign0", "netns", "weft-ctl"]).unwrap();
         let output = rig.try_connect(1, "a", "blue", &[]);
@@ -63,6 +62,35 @@ fn b14_foreign_device_with_the_same_vni_is_named_and_left_alone() {
             let output = rig.try_connect(1, "a", "blue", &[]);
             ensure(output.is_success(), || output.stderr.clone()).map(|()| connected(rig, "a", "blue"))
         });
+        assert_connected(&a, &b);
+        rig.settle();
+    });
+}
+
+#[test]
+fn b14_foreign_device_that_took_the_vni_meanwhile_is_named_in_status_until_it_goes() {
+    with_lab(LabOptions::default(), |rig| {
+        let (network, a, b) = two_members(rig);
+        let (_, vxlan) = rig.devices(1, &network);
+        let vni = network.vni.to_string();
+        let h1 = rig.host(1);
+
+        rig.lab.kill("h1").unwrap();
+        rig.in_data_plane(1, &["ip", "link", "del", &vxlan]).unwrap();
+        eventually(SOON, "a foreign device with the VNI", || {
+            let foreign = ["ip", "link", "add", "foreign0", "type", "vxlan", "id", &vni, "dstport", "4789"];
+            h1.exec(&foreign).map(drop).map_err(|error| format!("{error:#}"))
+        });
+        rig.lab.start("h1").unwrap();
+
+        eventually(SOON, "the foreign device in weft status", || {
+            let errors = rig.status(1).map_err(|error| format!("{error:#}"))?["errors"].to_string();
+            let is_named = errors.contains("foreign0") && errors.contains("--vni");
+            ensure(is_named, || errors.clone())
+        });
+        h1.exec(&["ip", "link", "show", "foreign0"]).unwrap();
+        h1.exec(&["ip", "link", "del", "foreign0"]).unwrap();
+        eventually(REPAIR, "repair once the VNI is free", || dump::check_forwarding(&rig.lab));
         assert_connected(&a, &b);
         rig.settle();
     });

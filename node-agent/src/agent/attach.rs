@@ -18,7 +18,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use weft_overlay::{
     id::{EndpointId, Name, NetworkId, NodeId},
-    kernel::Kernel,
+    kernel::{Kernel, NetworkObject, ObjectId},
     keys::Key,
     model::{EndpointKind, EndpointRecord, NetworkNameRecord, NetworkSpec, NetworkState},
     store::Store,
@@ -26,7 +26,7 @@ use weft_overlay::{
 };
 
 pub use self::error::{ConnectError, DisconnectError};
-use super::{followers::Followers, handle::Handle};
+use super::{followers::Followers, handle::Handle, journal::Journal};
 use crate::{
     api::messages::{Connect, Disconnect},
     container::{Container, ContainerRef},
@@ -42,6 +42,7 @@ use crate::{
 
 mod deferred;
 mod error;
+mod memory;
 mod sandbox;
 
 /// Aliases of one endpoint.
@@ -91,6 +92,7 @@ pub struct Attacher<S: Store, K> {
     /// Containers that may still have an interface of an endpoint that was just removed: devices are deleted late.
     unswept: Mutex<BTreeMap<(u64, u64), Instant>>,
     deferred: deferred::Deferred,
+    journal: Journal,
 }
 
 /// An endpoint of this node, as stored or about to be.
@@ -115,6 +117,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
     ) -> Self {
         let client = followers.client().clone();
         let deferred = deferred::Deferred::load(&state);
+        let journal = Journal::load(&state, &facts.boot_id);
         let handle = followers.handle().clone();
         for endpoint in deferred.endpoints() {
             handle.change(move |view| view.set_detaching(endpoint));
@@ -130,6 +133,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
             gates: Gates::default(),
             unswept: Mutex::default(),
             deferred,
+            journal,
         }
     }
 
@@ -198,6 +202,8 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         }
         // The agent is shutting down otherwise, and the next one finishes this.
         self.handle.settle(move |view| view.set_detaching(endpoint)).await.ok();
+        // Before the store is told: what it has lost and the journal has not would be brought back by the next agent.
+        self.journal.forget(endpoint);
         match self.allocator.release(network, &stored, false).await {
             Ok(()) => {
                 self.deferred.forget(endpoint, &self.state);
@@ -284,7 +290,16 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let network = reservation.network;
         let record = reservation.record.clone();
         let registered = record.clone();
-        let failures = self.handle.settle(move |view| view.set_registered(network, registered, revision)).await?;
+        let built = self.handle.settle(move |view| {
+            let mut affected = view.set_registered(network, registered, revision);
+            // Without them it is connected to nobody, so it fails with them.
+            let devices = [NetworkObject::Bridge, NetworkObject::Vxlan, NetworkObject::Leg];
+            affected.extend(devices.map(|device| ObjectId::Network(network, device)));
+            affected
+        });
+        // Noted while the reconciler works.
+        let (failures, ()) = tokio::join!(biased; built, async { self.journal.note(network, &record) });
+        let failures = failures?;
         if failures.is_empty() {
             if let Some(sandbox) = &record.sandbox {
                 sandbox::wait_carrying(sandbox).await;

@@ -3,7 +3,7 @@
 //! Feeds the view. A follower lives as long as its network concerns this node.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -76,7 +76,7 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
         }
         self.handle.change(move |view| {
             view.follow(network);
-            std::collections::BTreeSet::new()
+            BTreeSet::new()
         });
         let updates = self.start(self.client.keys().network(network));
         let handle = self.handle.clone();
@@ -116,21 +116,40 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
         let mut updates = self.start(self.client.keys().network_names());
         let mut index: BTreeMap<Vec<u8>, KeyValue> = BTreeMap::new();
         while let Some(update) = updates.recv().await {
-            match update {
-                Update::Snapshot(snapshot) => index = keyed(snapshot),
-                Update::Replaced(snapshot) => index.extend(keyed(snapshot)),
-                Update::Events { events, .. } => {
+            let seen = match update {
+                Update::Snapshot(snapshot) => {
+                    let revision = snapshot.revision;
+                    index = keyed(snapshot);
+                    revision
+                }
+                Update::Replaced(snapshot) => {
+                    let revision = snapshot.revision;
+                    index.extend(keyed(snapshot));
+                    revision
+                }
+                Update::Events { revision, events } => {
                     for event in events {
                         match event {
                             Event::Put(kv) => index.insert(kv.key.clone(), kv),
                             Event::Delete { key, .. } => index.remove(&key),
                         };
                     }
+                    revision
                 }
-                Update::Progress { .. } | Update::Stalled { .. } | Update::Recovered => continue,
-            }
+                Update::Progress { revision } => {
+                    self.handle.change(move |view| {
+                        view.advance_index(revision);
+                        BTreeSet::new()
+                    });
+                    continue;
+                }
+                Update::Stalled { .. } | Update::Recovered => continue,
+            };
             let kvs: Vec<KeyValue> = index.values().cloned().collect();
-            self.handle.change(move |view| view.set_index(&kvs));
+            self.handle.change(move |view| {
+                view.advance_index(seen);
+                view.set_index(&kvs)
+            });
         }
     }
 
@@ -158,7 +177,7 @@ async fn feed_network<K: Kernel + 'static>(network: NetworkId, mut updates: mpsc
                 handle.change(move |view| kvs.iter().flat_map(|kv| view.put(network, kv)).collect());
             }
             Update::Events { revision, events } => handle.change(move |view| {
-                let mut affected = std::collections::BTreeSet::new();
+                let mut affected = BTreeSet::new();
                 for event in &events {
                     affected.append(&mut match event {
                         Event::Put(kv) => view.put(network, kv),
@@ -170,7 +189,7 @@ async fn feed_network<K: Kernel + 'static>(network: NetworkId, mut updates: mpsc
             }),
             Update::Progress { revision } => handle.change(move |view| {
                 view.advance(network, revision);
-                std::collections::BTreeSet::new()
+                BTreeSet::new()
             }),
             Update::Stalled { reason } => debug!(%network, reason, "the store gives no news"),
             Update::Recovered => debug!(%network, "the store gives news again"),

@@ -358,7 +358,7 @@ impl Observed {
         pending.truncate(SHOWN);
         Self {
             underlay_mtu: view.underlay_mtu,
-            revision: view.networks().map(|(_, content)| content.revision).max().unwrap_or_default(),
+            revision: view.revision(),
             converged: reconciler.is_converged(),
             pending,
             errors,

@@ -27,7 +27,6 @@ use super::{NodeKernel, attach::Attacher, naming::Naming};
 use crate::{
     control::{
         endpoints::own_endpoints,
-        membership::{Recovered, RecoveryOutcome},
         registration::{NodeDescription, Registration},
     },
     identity::StateDir,
@@ -35,6 +34,8 @@ use crate::{
     netns::Namespace,
     reconciler::{Notice, chain},
 };
+
+mod recovery;
 
 /// How long something may go unnoticed that nothing told of.
 const TICK: Duration = Duration::from_secs(5);
@@ -58,9 +59,9 @@ pub(super) struct Upkeep {
 
 impl Upkeep {
     pub(super) fn start(self, notices: UnboundedReceiver<Notice>, tasks: &mut JoinSet<&'static str>) {
-        let attacher = self.attacher.clone();
+        let (attacher, registration) = (self.attacher.clone(), self.registration.clone());
         tasks.spawn(async move {
-            load(&attacher).await;
+            load(&attacher, &registration).await;
             attacher.followers.clone().follow_index().await;
             "following the index of networks"
         });
@@ -122,36 +123,17 @@ impl Upkeep {
     }
 
     /// Registers again what somebody else removed while it was in use: the controller, because this node was lost, or a
-    /// person. After a change of the epoch everything of this node is looked at.
+    /// person. At the start and after a change of the epoch the legs and memberships are looked at too.
     async fn recover(&mut self) {
         let Some(token) = self.registration.standing.borrow().token() else { return };
-        let renewed = self.epoch.replace(token.epoch).is_some_and(|epoch| epoch != token.epoch);
-        let look = move |view: &NodeView| if renewed { containers(view) } else { adrift(view) };
-        let Ok(missed) = self.attacher.handle.view(look).await else { return };
-        if missed.is_empty() && !renewed {
+        let vtep = self.attacher.facts.vtep;
+        let look = move |view: &NodeView| recovery::astray(view, token, vtep);
+        let Ok(astray) = self.attacher.handle.view(look).await else { return };
+        if astray.is_empty() && self.epoch == Some(token.epoch) {
             return;
         }
-        let outcomes = match Box::pin(self.attacher.membership.recover(&missed)).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                warn!(error = %chain(&error), "what this node lost is not registered again yet");
-                return;
-            }
-        };
-        for Recovered { network, endpoint, outcome } in outcomes {
-            match outcome {
-                RecoveryOutcome::Kept(stored) | RecoveryOutcome::Renumbered(stored) => {
-                    let Stored { record, revision, .. } = *stored;
-                    self.attacher.handle.change(move |view| view.set_registered(network, record, revision));
-                }
-                RecoveryOutcome::Gone(reason) => {
-                    warn!(%network, %endpoint, reason = %chain(&reason), "an endpoint is given up");
-                    self.attacher.handle.change(move |view| view.clear_pending(endpoint));
-                }
-                RecoveryOutcome::Unsettled(reason) => {
-                    debug!(%network, %endpoint, reason = %chain(&reason), "an endpoint is not registered again yet");
-                }
-            }
+        if Box::pin(recovery::register_again(&self.attacher, astray)).await {
+            self.epoch = Some(token.epoch);
         }
     }
 
@@ -188,17 +170,6 @@ fn device_mtu(host: &Namespace, ifname: &str, vtep: IpAddr) -> Option<u32> {
     holder.or_else(|| addresses.iter().find(|address| address.ifname == ifname)).map(|address| address.mtu)
 }
 
-fn adrift(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
-    let containers = view.adrift().filter(|(_, record)| record.kind == EndpointKind::Container);
-    containers.map(|(network, record)| (network, record.clone())).collect()
-}
-
-fn containers(view: &NodeView) -> Vec<(NetworkId, EndpointRecord)> {
-    let locals = view.networks().flat_map(|(network, _)| view.locals_in(network)).filter(|local| local.registered);
-    let containers = locals.filter(|local| local.record.kind == EndpointKind::Container);
-    containers.map(|local| (local.network, local.record.clone())).collect()
-}
-
 /// What is to be done about a network that is followed.
 enum Fate {
     /// Whether containers of this node are in it.
@@ -229,13 +200,14 @@ fn peers(view: &NodeView, own: IpAddr) -> BTreeSet<IpAddr> {
 }
 
 /// Follows the networks that this node has something in. Until they are known, nothing is concluded and nothing removed.
-async fn load(attacher: &Attacher<EtcdStore, NodeKernel>) {
+async fn load(attacher: &Attacher<EtcdStore, NodeKernel>, registration: &Registration) {
     const RETRY: Duration = Duration::from_millis(500);
     loop {
         let deadline = Instant::now() + Duration::from_secs(5);
         match own_endpoints(&attacher.client, attacher.facts.node, deadline).await {
             Ok(own) => {
-                let networks: BTreeSet<NetworkId> = own.iter().map(|(network, _)| *network).collect();
+                let forgotten = Box::pin(recovery::recall(attacher, registration, &own)).await;
+                let networks: BTreeSet<NetworkId> = own.iter().map(|(network, _)| *network).chain(forgotten).collect();
                 for network in networks {
                     attacher.followers.follow(network);
                 }

@@ -219,7 +219,7 @@ pub struct Status {
     pub standing: String,
     /// The store.
     pub store: StoreStatus,
-    /// The store's revision that the kernel reflects.
+    /// The newest revision of the store that the agent has seen, of the networks that it follows and of the index of all.
     pub revision: i64,
     /// Whether the kernel is as the store says, as far as this node knows.
     pub converged: bool,

@@ -88,9 +88,10 @@ fn decode(set: Set, key: &mut Reader<'_>, value: &mut Reader<'_>) -> Option<(Ele
         Set::Accepted6 => Element::AcceptedPair(key.v6()?, key.vni()?),
         Set::LocalEndpoints4 => Element::LocalEndpoint(key.v4()?),
         Set::LocalEndpoints6 => Element::LocalEndpoint(key.v6()?),
-        Set::Published4 | Set::Published6 => Element::Published(key.protocol()?, None, key.port()?),
-        Set::PublishedAt4 => Element::Published(key.protocol()?, Some(key.v4()?), key.port()?),
-        Set::PublishedAt6 => Element::Published(key.protocol()?, Some(key.v6()?), key.port()?),
+        Set::Published4 => Element::Published(key.protocol()?, IpAddr::from([0; 4]), key.port()?),
+        Set::Published6 => Element::Published(key.protocol()?, IpAddr::from([0; 16]), key.port()?),
+        Set::PublishedAt4 => Element::Published(key.protocol()?, key.v4()?, key.port()?),
+        Set::PublishedAt6 => Element::Published(key.protocol()?, key.v6()?, key.port()?),
         Set::PortMacs => Element::PortMac(key.name()?, key.mac()?),
         Set::PortAddresses4 => Element::PortAddress(key.name()?, key.v4()?),
         Set::PortAddresses6 | Set::PortTargets6 => Element::PortAddress(key.name()?, key.v6()?),
@@ -315,7 +316,8 @@ mod tests {
         };
         let published = (protocol, ip(), ip(), any::<bool>(), any::<u16>(), any::<u16>()).prop_map(
             |(protocol, host, to, anywhere, port, to_port)| {
-                let host = (!anywhere && host.is_ipv4() == to.is_ipv4()).then_some(host);
+                let any = if to.is_ipv4() { IpAddr::from([0; 4]) } else { IpAddr::from([0; 16]) };
+                let host = if anywhere || host.is_ipv4() != to.is_ipv4() { any } else { host };
                 (Element::Published(protocol, host, port), Object::Published(to, to_port))
             },
         );

@@ -358,10 +358,10 @@ mod tests {
         let to4 = Object::Published("10.32.0.5".parse().unwrap(), 80);
         let to6 = Object::Published("fd00:32::5".parse().unwrap(), 80);
         let published = [
-            (Element::Published(Protocol::Tcp, None, 8080), to4.clone()),
-            (Element::Published(Protocol::Udp, None, 8081), to6.clone()),
-            (Element::Published(Protocol::Tcp, Some("192.168.56.11".parse().unwrap()), 8082), to4),
-            (Element::Published(Protocol::Tcp, Some("fd56::11".parse().unwrap()), 8082), to6),
+            (Element::Published(Protocol::Tcp, "0.0.0.0".parse().unwrap(), 8080), to4.clone()),
+            (Element::Published(Protocol::Udp, "::".parse().unwrap(), 8081), to6.clone()),
+            (Element::Published(Protocol::Tcp, "192.168.56.11".parse().unwrap(), 8082), to4),
+            (Element::Published(Protocol::Tcp, "fd56::11".parse().unwrap(), 8082), to6),
         ];
         present.map(|element| (element, Object::Present)).into_iter().chain(published).collect()
     }

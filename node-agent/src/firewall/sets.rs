@@ -178,15 +178,14 @@ pub(super) fn members(element: &Element, object: &Object) -> Option<Vec<Member>>
         }
         Element::Published(protocol, host, port) => {
             let Object::Published(ip, to) = object else { return None };
-            let (set, key) = match host {
-                None => {
-                    (of_family(*ip, Set::Published4, Set::Published6), vec![Field::Protocol(*protocol), Port(*port)])
-                }
-                Some(host) if host.is_ipv4() == ip.is_ipv4() => (
-                    of_family(*ip, Set::PublishedAt4, Set::PublishedAt6),
-                    vec![Field::Protocol(*protocol), address(host), Port(*port)],
-                ),
-                Some(_) => return None,
+            if host.is_ipv4() != ip.is_ipv4() {
+                return None;
+            }
+            let (set, key) = if host.is_unspecified() {
+                (of_family(*ip, Set::Published4, Set::Published6), vec![Field::Protocol(*protocol), Port(*port)])
+            } else {
+                let key = vec![Field::Protocol(*protocol), address(host), Port(*port)];
+                (of_family(*ip, Set::PublishedAt4, Set::PublishedAt6), key)
             };
             vec![Member { set, key, value: vec![address(ip), Port(*to)] }]
         }

@@ -303,7 +303,8 @@ impl<F: Firewall> LinuxKernel<F> {
             return error;
         }
         let users = host::udp_port_users(self.host.namespace(), port).unwrap_or_default();
-        let by = if users.is_empty() { "another socket".to_owned() } else { users.join(", ") };
+        let named: Vec<String> = users.iter().map(ToString::to_string).collect();
+        let by = if named.is_empty() { "another socket".to_owned() } else { named.join(", ") };
         StepError { action: format!("{}: UDP port {port} is in use by {by}", error.action), ..error }
     }
 }

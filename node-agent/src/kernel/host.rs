@@ -4,7 +4,7 @@
 
 use std::{
     collections::BTreeMap,
-    fs, io,
+    fmt, fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
 };
@@ -154,13 +154,36 @@ pub fn bridge_netfilter(namespace: &Namespace) -> Result<BridgeNetfilter, Observ
     outcome.map_err(observe_error("settings of br_netfilter", namespace))
 }
 
+/// Who has a UDP port.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PortUser {
+    /// A process. Nobody else can have the port beside it.
+    Process {
+        /// Its name.
+        name: String,
+        /// Its id.
+        pid: String,
+    },
+    /// Nobody whom /proc shows: a tunnel device of the kernel. VXLAN devices share the port.
+    Unseen,
+}
+
+impl fmt::Display for PortUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Process { name, pid } => write!(f, "process {name} (pid {pid})"),
+            Self::Unseen => f.write_str("no visible process: a tunnel device of the kernel"),
+        }
+    }
+}
+
 /// Who has a UDP port in a namespace, as people say it. Empty when nobody has.
 ///
 /// Sockets of the kernel's own tunnels count; which device they belong to cannot be told.
 ///
 /// # Errors
 /// When the namespace cannot be entered or /proc is not there.
-pub fn udp_port_users(namespace: &Namespace, port: u16) -> io::Result<Vec<String>> {
+pub fn udp_port_users(namespace: &Namespace, port: u16) -> io::Result<Vec<PortUser>> {
     let read = || -> io::Result<Vec<u64>> {
         let mut inodes = Vec::new();
         for table in ["udp", "udp6"] {
@@ -171,7 +194,7 @@ pub fn udp_port_users(namespace: &Namespace, port: u16) -> io::Result<Vec<String
         Ok(inodes)
     };
     let inodes = namespace.run(read).map_err(io::Error::other)??;
-    let mut users: Vec<String> = inodes.iter().map(|inode| user_of(*inode)).collect();
+    let mut users: Vec<PortUser> = inodes.iter().map(|inode| user_of(*inode)).collect();
     users.sort();
     users.dedup();
     Ok(users)
@@ -216,11 +239,11 @@ fn socket_on(line: &str, port: u16) -> Option<u64> {
     (u16::from_str_radix(local, 16) == Ok(port)).then_some(inode)
 }
 
-fn user_of(inode: u64) -> String {
+fn user_of(inode: u64) -> PortUser {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let processes = entries.filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok());
     let owner = processes.map(|entry| entry.path()).find(|path| has_socket(path, inode));
-    owner.map_or_else(|| "no visible process: a tunnel device of the kernel".to_owned(), |process| described(&process))
+    owner.map_or(PortUser::Unseen, |process| described(&process))
 }
 
 fn has_socket(process: &Path, inode: u64) -> bool {
@@ -229,10 +252,10 @@ fn has_socket(process: &Path, inode: u64) -> bool {
     files.filter_map(|file| fs::read_link(file.path()).ok()).any(|target| target == wanted)
 }
 
-fn described(process: &Path) -> String {
+fn described(process: &Path) -> PortUser {
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
     let pid = process.file_name().unwrap_or_default().to_string_lossy();
-    format!("process {} (pid {pid})", name.trim())
+    PortUser::Process { name: name.trim().to_owned(), pid: pid.into_owned() }
 }
 
 #[cfg(test)]

@@ -79,6 +79,8 @@ pub enum Doubt {
     Everything,
     /// The host's addresses, routes or devices changed, other than ours: the underlay's MTU and source may have.
     Host,
+    /// A VXLAN device that is not ours has left the host's namespace: what it was in the way of may be possible now.
+    Obstruction,
     /// Somebody else committed an nftables transaction in the namespace of this table of ours.
     Firewall(Table),
     /// A change to a device took other things of this network along: read the network.
@@ -105,6 +107,8 @@ pub struct Doubts {
     pub everything: bool,
     /// See [`Doubt::Host`].
     pub host: bool,
+    /// See [`Doubt::Obstruction`].
+    pub obstruction: bool,
     /// See [`Doubt::Firewall`].
     pub firewall: BTreeSet<Table>,
     /// See [`Doubt::Network`].
@@ -124,6 +128,7 @@ impl Doubts {
         match doubt {
             Doubt::Everything => self.everything = true,
             Doubt::Host => self.host = true,
+            Doubt::Obstruction => self.obstruction = true,
             Doubt::Firewall(table) => drop(self.firewall.insert(table)),
             Doubt::Network(network) => drop(self.networks.insert(network)),
             Doubt::Object(id, report) => {

@@ -19,6 +19,8 @@ pub enum Doubt {
     Object(ObjectId),
     /// Something happened to a device that a whole network hangs on.
     Network(NetworkId),
+    /// Something that may have been in the way is so no longer: what failed is tried again at once.
+    Obstruction,
     /// Something happened to the nftables rules beside this table of ours, or to the table.
     Firewall(Table),
     /// Notifications were lost.
@@ -69,6 +71,8 @@ impl Doubts {
                 self.objects.extend(observed.objects.keys().filter(filter).cloned());
             }
             Doubt::Everything => self.everything = true,
+            // Says nothing of what was observed.
+            Doubt::Obstruction => {}
         }
     }
 

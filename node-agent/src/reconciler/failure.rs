@@ -70,6 +70,11 @@ impl Failures {
         due
     }
 
+    /// What failed.
+    pub(super) fn ids(&self) -> impl Iterator<Item = ObjectId> + '_ {
+        self.by_id.keys().cloned()
+    }
+
     pub(super) fn texts(&self) -> impl Iterator<Item = String> + '_ {
         self.by_id.iter().map(|(id, failure)| format!("{id}: {}", failure.text))
     }

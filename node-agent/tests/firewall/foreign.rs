@@ -242,7 +242,7 @@ impl Town {
         let near = world.container(1, &[A], 11);
         let far = world.container(2, &[A], 12);
         let stranger = world.container(1, &[B], 21);
-        let element = Element::Published(Protocol::Tcp, None, 8080);
+        let element = Element::Published(Protocol::Tcp, std::net::IpAddr::from([0; 4]), 8080);
         world.nodes[0].insert(element, Object::Published(near.addresses[0], 80));
         ip(&world.out(), &format!("route add 10.77.1.0/24 via {}", underlay4(1)));
         let servers = vec![

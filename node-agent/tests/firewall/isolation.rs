@@ -170,7 +170,7 @@ fn an_internal_network_has_no_way_out_and_none_in() {
     let _outside = Server::start(&world.out(), PORT);
     let _dns = Server::start(&world.nodes[0].host, 53);
     let node = &mut world.nodes[0];
-    let published = Element::Published(weft_overlay::model::Protocol::Tcp, None, 8080);
+    let published = Element::Published(weft_overlay::model::Protocol::Tcp, IpAddr::from([0; 4]), 8080);
     node.insert(published, Object::Published(overlay4(A, 11), PORT));
     assert!(fetch(&container.namespace, (underlay4(9), PORT)).is_some());
 

@@ -32,8 +32,8 @@ impl Town {
         let neighbours = vec![world.container(1, &[A], 11), world.container(2, &[A], 12)];
         let strangers = vec![world.container(1, &[B], 21), world.container(2, &[B], 22)];
         for node in &mut world.nodes {
-            node.insert(published(None, HOST_PORT), Object::Published(overlay4(A, 5), PORT));
-            node.insert(published(None, HOST_PORT6), Object::Published(overlay6(A, 5), PORT));
+            node.insert(published(ANY4, HOST_PORT), Object::Published(overlay4(A, 5), PORT));
+            node.insert(published(ANY6, HOST_PORT6), Object::Published(overlay6(A, 5), PORT));
         }
         let server = Server::start(&endpoint.namespace, PORT);
         Self { world, endpoint, neighbours, strangers, _server: server }
@@ -48,7 +48,10 @@ impl Town {
     }
 }
 
-fn published(host: Option<IpAddr>, port: u16) -> Element {
+const ANY4: IpAddr = IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED);
+const ANY6: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+
+fn published(host: IpAddr, port: u16) -> Element {
     Element::Published(Protocol::Tcp, host, port)
 }
 
@@ -108,8 +111,8 @@ fn an_endpoint_sees_the_address_of_a_client_from_outside() {
 fn what_is_published_at_one_address_is_published_there_only() {
     let mut town = Town::new();
     let node = &mut town.world.nodes[0];
-    node.insert(published(Some(underlay4(1)), 8081), Object::Published(overlay4(A, 5), PORT));
-    node.insert(published(Some(underlay6(1)), 8081), Object::Published(overlay6(A, 5), PORT));
+    node.insert(published(underlay4(1), 8081), Object::Published(overlay4(A, 5), PORT));
+    node.insert(published(underlay6(1), 8081), Object::Published(overlay6(A, 5), PORT));
     let (out, host) = (town.world.out(), town.world.nodes[0].host.clone());
 
     assert!(fetch(&out, (underlay4(1), 8081)).is_some());
@@ -134,7 +137,7 @@ fn what_is_no_longer_published_does_not_answer() {
     let out = town.world.out();
     assert!(fetch(&out, (underlay4(1), HOST_PORT)).is_some());
 
-    town.world.nodes[0].remove(published(None, HOST_PORT));
+    town.world.nodes[0].remove(published(ANY4, HOST_PORT));
 
     assert!(is_cut(&out, (underlay4(1), HOST_PORT)));
 }
@@ -145,7 +148,7 @@ fn an_endpoint_in_two_networks_answers_clients_of_both() {
     let endpoint = world.container(1, &[A, B], 5);
     let clients = [world.container(1, &[A], 11), world.container(1, &[B], 12)];
     let _server = Server::start(&endpoint.namespace, PORT);
-    world.nodes[0].insert(published(None, HOST_PORT), Object::Published(overlay4(A, 5), PORT));
+    world.nodes[0].insert(published(ANY4, HOST_PORT), Object::Published(overlay4(A, 5), PORT));
 
     for client in clients {
         assert!(fetch(&client.namespace, (underlay4(1), HOST_PORT)).is_some(), "{}", client.namespace);
@@ -157,7 +160,7 @@ fn udp_is_published_too() {
     let mut town = Town::new();
     let _server = UdpServer::start(&town.endpoint.namespace, ("::", 5000));
     for node in &mut town.world.nodes {
-        let element = Element::Published(Protocol::Udp, None, 5001);
+        let element = Element::Published(Protocol::Udp, ANY4, 5001);
         node.insert(element, Object::Published(overlay4(A, 5), 5000));
     }
 
@@ -174,7 +177,7 @@ fn udp_is_published_too() {
 fn a_published_port_53_does_not_take_the_gateways_dns_away() {
     let mut town = Town::new();
     let host = town.world.nodes[0].host.clone();
-    town.world.nodes[0].insert(published(None, 53), Object::Published(overlay4(A, 5), PORT));
+    town.world.nodes[0].insert(published(ANY4, 53), Object::Published(overlay4(A, 5), PORT));
     let asked = (overlay4(A, 1), 53);
     let client = &town.neighbours[0];
     let _dns = Server::start(&host, 53);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     io::ErrorKind,
+    net::IpAddr,
     time::{Duration, Instant},
 };
 
@@ -24,8 +25,8 @@ fn what_was_loaded_is_observed_and_nothing_else() {
     let mut world = World::new(1);
     let node = &mut world.nodes[0];
     node.insert(published(8080), Object::Published(overlay4(A, 5), 80));
-    node.insert(published(8081), Object::Published(overlay6(A, 5), 80));
-    node.insert(Element::Published(Protocol::Udp, Some(underlay4(1)), 5353), Object::Published(overlay4(A, 5), 53));
+    node.insert(Element::Published(Protocol::Tcp, IpAddr::from([0; 16]), 8080), Object::Published(overlay6(A, 5), 80));
+    node.insert(Element::Published(Protocol::Udp, underlay4(1), 5353), Object::Published(overlay4(A, 5), 53));
     node.permit(&endpoint(1, A, 5).port_name(), Mac::derived_from(overlay4(A, 5)), &[overlay4(A, 5), overlay6(A, 5)]);
     node.insert(Element::InternalLeg(node.leg(A)), Object::Present);
 
@@ -39,7 +40,7 @@ fn elements_by_netlink_are_the_same_as_elements_by_nft() {
     let mut one = World::new(1);
     let node = &mut one.nodes[0];
     node.insert(published(8080), Object::Published(overlay4(A, 5), 80));
-    node.insert(published(8081), Object::Published(overlay6(A, 5), 80));
+    node.insert(Element::Published(Protocol::Tcp, IpAddr::from([0; 16]), 8080), Object::Published(overlay6(A, 5), 80));
     node.permit(&endpoint(1, A, 5).port_name(), Mac::derived_from(overlay4(A, 5)), &[overlay4(A, 5), overlay6(A, 5)]);
     node.restore(Table::Host);
     node.restore(Table::DataPlane);
@@ -86,7 +87,7 @@ fn a_bad_element_fails_alone() {
     let id = |element: Element| ObjectId::Node(NodeObject::Element(element));
     let overlapping = Element::OverlaySubnet("10.77.0.0/16".parse().unwrap());
     let good = Element::Vtep("192.168.56.77".parse().unwrap());
-    let mixed = Element::Published(Protocol::Tcp, Some(underlay4(1)), 80);
+    let mixed = Element::Published(Protocol::Tcp, underlay4(1), 80);
     let steps = [
         Step::Create(id(overlapping), Object::Present),
         Step::Create(id(good.clone()), Object::Present),
@@ -105,7 +106,7 @@ fn a_bad_element_fails_alone() {
 fn a_published_port_is_moved_to_another_endpoint_in_place() {
     let mut world = World::new(1);
     let node = &mut world.nodes[0];
-    let (old, new) = (Object::Published(overlay4(A, 5), 80), Object::Published(overlay6(A, 6), 81));
+    let (old, new) = (Object::Published(overlay4(A, 5), 80), Object::Published(overlay4(A, 6), 81));
     node.insert(published(8080), old.clone());
     let id = ObjectId::Node(NodeObject::Element(published(8080)));
 
@@ -324,7 +325,7 @@ fn thousands_of_elements_are_written_loaded_and_read() {
 }
 
 fn published(port: u16) -> Element {
-    Element::Published(Protocol::Tcp, None, port)
+    Element::Published(Protocol::Tcp, IpAddr::from([0; 4]), port)
 }
 
 /// Both tables as `nft` prints them, without counters, and the members of sets in order.

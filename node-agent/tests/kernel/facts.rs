@@ -51,7 +51,7 @@ fn the_user_of_a_udp_port_is_named() {
 
     let users = host::udp_port_users(&place, 4789).unwrap();
 
-    assert!(users.len() == 1 && users[0].contains(&std::process::id().to_string()), "{users:?}");
+    assert!(users.len() == 1 && users[0].to_string().contains(&std::process::id().to_string()), "{users:?}");
     drop(socket);
 }
 

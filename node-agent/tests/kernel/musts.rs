@@ -227,7 +227,7 @@ fn a_port_that_never_got_further_than_its_creation_is_swept() {
 fn the_udp_socket_is_in_the_hosts_namespace_and_the_device_is_not() {
     let (host, network) = built();
 
-    assert_eq!(host::udp_port_users(&host.host, PORT).unwrap(), ["no visible process: a tunnel device of the kernel"]);
+    assert_eq!(host::udp_port_users(&host.host, PORT).unwrap(), [host::PortUser::Unseen]);
     assert!(host::udp_port_users(&host.data_plane, PORT).unwrap().is_empty());
     let name = network.id.vxlan_name().to_string();
     assert!(!sh(&host.host, "ip link").contains(&name));

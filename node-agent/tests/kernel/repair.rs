@@ -79,6 +79,8 @@ const SPOILERS: &[Spoiler] = &[
     (InHost, "ip link set LEG down", Notified, |_| NetworkObject::Leg),
     (InHost, "ip link set LEG name kt0", Notified, |_| NetworkObject::Leg),
     (InHost, "ip route flush dev LEG proto 87", Notified, |_| NetworkObject::LegRoute("10.33.0.0/24".parse().unwrap())),
+    (InHost, "ip addr flush dev LEG", Notified, |_| NetworkObject::LegRoute("fd00:1::/64".parse().unwrap())),
+    (InHost, "ip addr flush dev LEG", Notified, |_| NetworkObject::LegRoute("10.33.0.0/24".parse().unwrap())),
     (InHost, "ip addr del 10.33.0.1/32 dev LEG", Notified, |_| NetworkObject::LegAddress(ip("10.33.0.1"))),
     (InHost, "ip addr del fd00:1::2/64 dev LEG && ip addr add fd00:1::2/64 dev LEG", Notified, |_| {
         NetworkObject::LegAddress(ip("fd00:1::2"))

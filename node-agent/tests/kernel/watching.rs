@@ -21,6 +21,7 @@ fn watch(host: &Host) -> KernelWatch {
 fn merge(all: &mut Doubts, more: Doubts) {
     all.everything |= more.everything;
     all.host |= more.host;
+    all.obstruction |= more.obstruction;
     all.firewall.extend(more.firewall);
     all.networks.extend(more.networks);
     all.objects.extend(more.objects);
@@ -142,6 +143,19 @@ fn rules_forwarding_and_the_hosts_own_devices_are_told() {
 
     sh(&host.host, "ip link add up0 type veth peer up1 && ip link set up0 mtu 1400");
     until(&watch, "the host", |d| d.host);
+}
+
+#[test]
+fn the_end_of_a_foreign_vxlan_device_is_told() {
+    let host = Host::new();
+    let watch = watch(&host);
+
+    sh(&host.host, "ip link add kt0 type vxlan id 77 dstport 4790");
+    sh(&host.host, "ip link add up0 type veth peer up1 && ip link del up0");
+    let seen = until(&watch, "the host", |d| d.host);
+    assert!(!seen.obstruction);
+    sh(&host.host, "ip link del kt0");
+    until(&watch, "the deleted device", |d| d.obstruction);
 }
 
 #[test]

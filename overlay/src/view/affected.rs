@@ -138,7 +138,8 @@ fn add_local(network: NetworkId, record: &EndpointRecord, ids: &mut BTreeSet<Obj
         ids.insert(element(Element::LocalEndpoint(ip)));
     }
     for published in &record.published {
-        ids.insert(element(Element::Published(published.protocol, published.host_ip, published.host_port)));
+        let (protocol, port) = (published.protocol, published.host_port);
+        ids.extend(published.host_addresses().map(|host| element(Element::Published(protocol, host, port))));
     }
 }
 

@@ -16,7 +16,8 @@ use crate::{
 /// Every object that random events can make wanted, put together without asking the view.
 pub(crate) fn candidates() -> Vec<ObjectId> {
     let vteps: Vec<_> = (1..=3).map(vtep).collect();
-    let elements = [Protocol::Tcp].map(|protocol| Element::Published(protocol, None, 8080)).into_iter();
+    let anywhere = [IpAddr::from([0; 4]), IpAddr::from([0; 16])];
+    let elements = anywhere.map(|host| Element::Published(Protocol::Tcp, host, 8080)).into_iter();
     let elements = elements.chain(vteps.iter().map(|vtep| Element::Vtep(*vtep)));
     let elements = elements
         .chain(vteps.iter().flat_map(|vtep| [1, 2, 9].map(|net| Element::AcceptedPair(*vtep, spec(net, &[]).vni))));

@@ -262,6 +262,25 @@ fn another_intention_for_an_endpoint_names_what_the_former_one_had() {
 }
 
 #[test]
+fn what_is_remembered_stays_in_use_until_the_store_speaks_of_it() {
+    let mut view = empty_view();
+    let record = container(6, 1, &[ip("10.32.0.60")]);
+    view.remember(network(1), record.clone());
+    view.follow(network(1));
+    view.set_network(network(1), content(), 9);
+
+    let local = view.local(endpoint(6)).unwrap();
+    assert!(local.registered);
+    assert_eq!(view.adrift().count(), 1);
+
+    view.put(network(1), &stored(&Key::Endpoint(network(1), ip("10.32.0.60")), &record, 10));
+    assert_eq!(view.adrift().count(), 0);
+    assert!(view.local(endpoint(6)).is_some());
+    view.remember(network(1), record);
+    assert_eq!(view.adrift().count(), 0, "the store has it");
+}
+
+#[test]
 fn the_end_of_one_record_names_what_the_endpoint_has_by_its_other_one() {
     let mut view = listed(&content(), 9);
     let moving = Key::Endpoint(network(1), ip("10.32.0.19"));

@@ -1,6 +1,6 @@
 //! What an endpoint will be inside its container: its interface's name, its routes, and whether it can be there at all.
 
-use std::{path::Path, time::Duration};
+use std::{net::IpAddr, path::Path, time::Duration};
 
 use nix::{
     ifaddrs::getifaddrs,
@@ -103,6 +103,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let deadline = Instant::now() + Duration::from_secs(5);
         match self.client.submit(&claim, deadline).await.map_err(|error| chain(&error))? {
             EndpointUpdated::Updated(revision) => {
+                self.note_change(network, &record);
                 self.handle.change(move |view| view.set_registered(network, record, revision));
                 Ok(())
             }
@@ -168,8 +169,10 @@ impl Siblings {
 }
 
 fn collides(one: &PublishedPort, other: &PublishedPort) -> bool {
-    let same_host = one.host_ip.is_none() || other.host_ip.is_none() || one.host_ip == other.host_ip;
-    (one.protocol, one.host_port) == (other.protocol, other.host_port) && same_host
+    let meet =
+        |a: IpAddr, b: IpAddr| a == b || (a.is_ipv4() == b.is_ipv4() && (a.is_unspecified() || b.is_unspecified()));
+    (one.protocol, one.host_port) == (other.protocol, other.host_port)
+        && one.host_addresses().any(|a| other.host_addresses().any(|b| meet(a, b)))
 }
 
 /// Waits until the container's end carries frames.

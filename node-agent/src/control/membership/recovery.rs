@@ -8,13 +8,13 @@ use weft_overlay::{
     claims::{EndpointUpdated, Stored, Token, UpdateEndpoint},
     id::{EndpointId, NetworkId},
     keys::Key,
-    model::{EndpointRecord, NetworkSpec, NetworkState},
+    model::{EndpointRecord, MemberRecord, NetworkSpec, NetworkState},
     store::Store,
 };
 
 use super::{Joined, Membership, MembershipError, PartState};
 use crate::control::{
-    allocation::{CommitError, EndpointRequest, StandingError},
+    allocation::{AllocationError, CommitError, EndpointRequest, StandingError},
     registration::Standing,
 };
 
@@ -67,10 +67,8 @@ impl<S: Store> Membership<S> {
         for (network, record) in containers {
             let outcome = match self.recover_container(*network, token, record).await {
                 Ok(outcome) => outcome,
-                Err(error @ (MembershipError::Store(_) | MembershipError::Standing(_))) => {
-                    RecoveryOutcome::Unsettled(error)
-                }
-                Err(error) => RecoveryOutcome::Gone(error),
+                Err(error) if is_final(&error) => RecoveryOutcome::Gone(error),
+                Err(error) => RecoveryOutcome::Unsettled(error),
             };
             recovered.push(Recovered { network: *network, endpoint: record.id, outcome });
         }
@@ -97,8 +95,7 @@ impl<S: Store> Membership<S> {
         let leg = self.renew_epoch(network, token, &before.leg.record).await?;
         state.joined = match (leg, spec) {
             (Some(leg), Some(_)) => {
-                let member = self.member(token.epoch);
-                self.put_member(network, token, member.clone()).await?;
+                let member = self.renew_member(network, token).await?;
                 Some(Joined { leg, member })
             }
             // What is left of it in a network that is being removed is given up as it is.
@@ -148,7 +145,9 @@ impl<S: Store> Membership<S> {
         for _ in 0..ATTEMPTS {
             let mut reservation = match self.inner.allocator.reserve(network, spec, request.clone()).await {
                 Ok(reservation) => reservation,
-                Err(_) if request.ipv4.is_some() || request.ipv6.is_some() => {
+                Err(
+                    AllocationError::Taken { .. } | AllocationError::Static(_) | AllocationError::NoSuchFamily { .. },
+                ) if request.ipv4.is_some() || request.ipv6.is_some() => {
                     (request.ipv4, request.ipv6, request.mac) = (None, None, None);
                     continue;
                 }
@@ -165,6 +164,19 @@ impl<S: Store> Membership<S> {
             }
         }
         Err(MembershipError::NetworkGone(network))
+    }
+
+    /// The membership as it should be now, written only where it is not.
+    async fn renew_member(&self, network: NetworkId, token: Token) -> Result<MemberRecord, MembershipError> {
+        let key = Key::Member(network, token.node);
+        let reply = self.inner.client.read([&key], self.deadline()).await?;
+        let stored = self.inner.client.found::<MemberRecord>(&reply, &key)?.map(|stored| stored.record);
+        let extra = stored.as_ref().map(|member| member.extra.clone()).unwrap_or_default();
+        let member = MemberRecord { extra, ..self.member(token.epoch) };
+        if stored.as_ref() != Some(&member) {
+            self.put_member(network, token, member.clone()).await?;
+        }
+        Ok(member)
     }
 
     /// The endpoint as it is stored with the present epoch and VTEP; `None`: it is not there.
@@ -205,6 +217,21 @@ impl<S: Store> Membership<S> {
         let reply = self.inner.client.read([&key], self.deadline()).await?;
         let spec = self.inner.client.found::<NetworkSpec>(&reply, &key)?;
         Ok(spec.filter(|spec| spec.record.state == NetworkState::Active))
+    }
+}
+
+/// Whether trying again cannot help: the network is gone, or has no address.
+fn is_final(error: &MembershipError) -> bool {
+    match error {
+        MembershipError::NetworkGone(_) => true,
+        MembershipError::Address { source, .. } => matches!(
+            **source,
+            AllocationError::NetworkDeleting(_) | AllocationError::Exhausted(_) | AllocationError::Shape(_)
+        ),
+        MembershipError::Leg { source, .. } => {
+            matches!(**source, CommitError::NetworkGone(_) | CommitError::Claim(_))
+        }
+        MembershipError::Release { .. } | MembershipError::Standing(_) | MembershipError::Store(_) => false,
     }
 }
 

@@ -8,7 +8,10 @@ use weft_overlay::{
 
 use super::{Doubt, Report};
 use crate::kernel::{
-    decode::{Address, Route, Row, configured_device, link::Link},
+    decode::{
+        Address, Route, Row, configured_device,
+        link::{Kind, Link},
+    },
     mark::{ROUTE_PROTOCOL, Role},
     objects::Devices,
 };
@@ -67,7 +70,7 @@ impl Interpreter {
             (Source::DataPlane, _) => Vec::new(),
             (Source::Host, libc::RTM_NEWLINK) => self.host_link(payload),
             (Source::Host, libc::RTM_DELLINK) => self.host_link_gone(payload),
-            (Source::Host, libc::RTM_NEWADDR | libc::RTM_DELADDR) => vec![self.address(kind, payload)],
+            (Source::Host, libc::RTM_NEWADDR | libc::RTM_DELADDR) => self.address(kind, payload),
             (Source::Host, libc::RTM_NEWROUTE | libc::RTM_DELROUTE) => vec![self.route(kind, payload)],
             (Source::Host, libc::RTM_NEWRULE | libc::RTM_DELRULE) => vec![rule(payload)],
             (Source::Host, libc::RTM_NEWNETCONF | libc::RTM_DELNETCONF) => match configured_device(payload) {
@@ -153,16 +156,24 @@ impl Interpreter {
     }
 
     fn host_link_gone(&mut self, payload: &[u8]) -> Vec<Doubt> {
-        let link = Link::decode(payload);
-        let known = link.and_then(|link| self.devices.remove_host(link.index)).as_ref().and_then(leg_of);
-        known.map_or_else(|| vec![Doubt::Host], |network| vec![leg_changed(network), Doubt::Network(network)])
+        let Some(link) = Link::decode(payload) else { return vec![Doubt::Host] };
+        match self.devices.remove_host(link.index).as_ref().and_then(leg_of) {
+            Some(network) => vec![leg_changed(network), Doubt::Network(network)],
+            None if matches!(link.kind, Kind::Vxlan(_)) => vec![Doubt::Host, Doubt::Obstruction],
+            None => vec![Doubt::Host],
+        }
     }
 
-    fn address(&self, kind: u16, payload: &[u8]) -> Doubt {
+    /// With an IPv6 address, the kernel silently takes the preferred source from the routes that had it
+    /// (`fib6_remove_prefsrc` in net/ipv6/route.c); of an IPv4 route that goes for the same reason it tells.
+    fn address(&self, kind: u16, payload: &[u8]) -> Vec<Doubt> {
         match Address::decode(payload).and_then(|address| self.devices.leg_address(&address)) {
-            Some((id, _)) if kind == libc::RTM_DELADDR => Doubt::Object(id, Report::Absent),
-            Some((id, object)) => Doubt::Object(id, Report::Is(object)),
-            None => Doubt::Host,
+            Some((id, _)) if kind == libc::RTM_DELADDR => {
+                let routes = id.network().filter(|_| is_ipv6(payload)).map(Doubt::Network);
+                [Doubt::Object(id, Report::Absent)].into_iter().chain(routes).collect()
+            }
+            Some((id, object)) => vec![Doubt::Object(id, Report::Is(object))],
+            None => vec![Doubt::Host],
         }
     }
 
@@ -213,6 +224,10 @@ fn rule(payload: &[u8]) -> Doubt {
 
 fn changed(object: NodeObject) -> Doubt {
     Doubt::Object(ObjectId::Node(object), Report::Changed)
+}
+
+fn is_ipv6(payload: &[u8]) -> bool {
+    payload.first().is_some_and(|family| i32::from(*family) == libc::AF_INET6)
 }
 
 /// Notifications about ports of bridges have the family AF_BRIDGE and few attributes.

@@ -39,6 +39,27 @@ fn a_failing_step_is_reported_and_retried_at_growing_intervals() {
 }
 
 #[test]
+fn what_failed_is_tried_at_once_when_an_obstruction_is_gone() {
+    let mut node = Node::settled();
+    let flood = of(NetworkObject::Flood(ip("192.168.56.13")));
+    node.kernel.inside().broken.insert(flood);
+    node.change_and_wait(|view| view.put(network(), &member(3, 20)));
+    for _ in 0..10 {
+        let wake = node.reconciler.failures.next_retry().unwrap();
+        node.pass_at(wake);
+    }
+    node.kernel.inside().broken.clear();
+    node.pass();
+    assert!(!node.reconciler.is_converged(), "tried too early");
+
+    node.doubt(vec![Doubt::Obstruction]);
+    node.pass();
+
+    node.assert_converged();
+    assert!(node.reconciler.is_converged());
+}
+
+#[test]
 fn other_steps_are_done_though_one_fails() {
     let mut node = Node::new();
     node.kernel.inside().broken.insert(of(NetworkObject::Leg));
