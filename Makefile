@@ -45,11 +45,10 @@ kernel:
 	@./e2e/need.sh build lab test
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) $(CARGO) test -p weft-node-agent --test kernel --test firewall
 
-# Real binaries, real etcd, hosts as network namespaces. One lab at a time: there are two cores.
+# Real binaries, real etcd, hosts as network namespaces: a lab per test binary, two at a time.
 e2e: build
 	@./e2e/need.sh lab test
-	WEFT_BIN=$(RELEASE)/weft CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
-		$(CARGO) test -p weft-e2e $(NAME) -- --test-threads=1
+	WEFT_BIN=$(RELEASE)/weft ./e2e/run-tests.sh $(if $(NAME),--test $(NAME))
 
 bench: build
 	@./e2e/need.sh lab

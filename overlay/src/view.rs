@@ -57,6 +57,7 @@ pub struct NodeView {
     adrift: BTreeSet<EndpointId>,
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
+    unwanted: BTreeSet<EndpointId>,
     quarantine: BTreeMap<Vec<u8>, Unreadable>,
     changes: BTreeSet<(NetworkId, IpAddr)>,
 }
@@ -101,6 +102,7 @@ impl NodeView {
             pending: BTreeMap::new(),
             adrift: BTreeSet::new(),
             detaching: BTreeSet::new(),
+            unwanted: BTreeSet::new(),
             quarantine: BTreeMap::new(),
             changes: BTreeSet::new(),
         }
@@ -146,14 +148,14 @@ impl NodeView {
         self.quarantine.iter().map(|(key, unreadable)| (key.as_slice(), unreadable.reason.as_str()))
     }
 
-    /// Whether an endpoint is being removed.
+    /// Whether an endpoint is being removed, or was given up before it was there.
     pub fn is_detaching(&self, endpoint: EndpointId) -> bool {
-        self.detaching.contains(&endpoint)
+        self.detaching.contains(&endpoint) || self.unwanted.contains(&endpoint)
     }
 
     /// An endpoint of this node by id, unless it is being removed.
     pub fn local(&self, endpoint: EndpointId) -> Option<LocalEndpoint<'_>> {
-        if self.detaching.contains(&endpoint) {
+        if self.is_detaching(endpoint) {
             return None;
         }
         let registered = self.networks().find_map(|(network, view)| {
@@ -178,7 +180,7 @@ impl NodeView {
             .into_iter()
             .flat_map(move |view| view.endpoints_of(self.config.node))
             .map(move |stored| LocalEndpoint { network, record: &stored.record, registered: true });
-        let registered = registered.filter(|local| !self.detaching.contains(&local.record.id));
+        let registered = registered.filter(|local| !self.is_detaching(local.record.id));
         registered.chain(self.pending_in(network))
     }
 
@@ -191,7 +193,7 @@ impl NodeView {
         };
         self.pending
             .values()
-            .filter(move |(n, record)| *n == network && !self.detaching.contains(&record.id))
+            .filter(move |(n, record)| *n == network && !self.is_detaching(record.id))
             .filter(move |(_, record)| !is_registered(record.id))
             .map(move |(_, record)| LocalEndpoint { network, record, registered: self.adrift.contains(&record.id) })
     }
@@ -201,7 +203,7 @@ impl NodeView {
         let registered = self.network(network).into_iter().flat_map(|view| view.legs_of(self.config.node));
         let registered = registered.map(|stored| LocalEndpoint { network, record: &stored.record, registered: true });
         let pending = self.pending_in(network).filter(|local| local.record.kind == EndpointKind::Leg);
-        registered.filter(|leg| !self.detaching.contains(&leg.record.id)).chain(pending).next()
+        registered.filter(|leg| !self.is_detaching(leg.record.id)).chain(pending).next()
     }
 
     /// Which endpoint records changed since this was last asked, for those who keep something derived from them. They
@@ -254,6 +256,7 @@ impl NodeView {
         let endpoint = record.id;
         let mut affected = self.of_endpoint(endpoint);
         self.detaching.remove(&endpoint);
+        self.unwanted.remove(&endpoint);
         self.pending.insert(endpoint, (network, record));
         affected.extend(self.of_endpoint(endpoint));
         affected
@@ -303,6 +306,26 @@ impl NodeView {
     /// Ends the removal of an endpoint: it is gone from the store, or its removal was given up.
     pub fn clear_detaching(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
         self.detaching.remove(&endpoint);
+        self.of_endpoint(endpoint)
+    }
+
+    /// Gives up an endpoint of which it is not known whether its registration will arrive, perhaps more than once: whatever
+    /// the store says of it is not put to use, until that is known.
+    pub fn set_unwanted(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
+        let mut affected = self.clear_pending(endpoint);
+        self.unwanted.insert(endpoint);
+        affected.extend(self.of_endpoint(endpoint));
+        affected
+    }
+
+    /// The endpoints that were given up without knowing their fate.
+    pub fn unwanted(&self) -> impl Iterator<Item = EndpointId> + '_ {
+        self.unwanted.iter().copied()
+    }
+
+    /// Ends that: nothing can arrive any more.
+    pub fn clear_unwanted(&mut self, endpoint: EndpointId) -> BTreeSet<ObjectId> {
+        self.unwanted.remove(&endpoint);
         self.of_endpoint(endpoint)
     }
 

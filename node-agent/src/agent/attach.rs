@@ -235,6 +235,14 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         }
     }
 
+    /// Ends the wait for registrations that were given up, where nothing can arrive any more.
+    pub async fn forget_settled_strays(&self) {
+        let Ok(unwanted) = self.handle.view(|view| view.unwanted().collect::<Vec<_>>()).await else { return };
+        for endpoint in unwanted.into_iter().filter(|endpoint| !self.allocator.is_unwanted(*endpoint)) {
+            self.handle.change(move |view| view.clear_unwanted(endpoint));
+        }
+    }
+
     /// Releases an endpoint whose container was observed to be gone, unless a second look finds it.
     pub async fn release_gone(&self, network: NetworkId, endpoint: EndpointId) {
         let look = move |view: &NodeView| view.network(network)?.endpoint_by_id(endpoint).cloned();
@@ -264,14 +272,12 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
                 Ok(revision) => return self.put_to_use(reservation, revision).await,
                 Err(error) => {
                     let endpoint = request.id;
-                    // A registration whose fate is unknown may still arrive: it is not put to use, and the allocator removes it.
+                    // A registration whose fate is unknown may still arrive: it is not put to use, and the allocator removes
+                    // it. The allocator is told first: upkeep ends what the allocator does not know of.
+                    drop(reservation);
                     let stray = matches!(error, CommitError::Store { .. });
                     let give_up = move |view: &mut NodeView| {
-                        let mut affected = view.clear_pending(endpoint);
-                        if stray {
-                            affected.extend(view.set_detaching(endpoint));
-                        }
-                        affected
+                        if stray { view.set_unwanted(endpoint) } else { view.clear_pending(endpoint) }
                     };
                     self.handle.settle(give_up).await?;
                     // Whoever is refused finds the container as it was.

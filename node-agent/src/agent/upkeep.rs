@@ -83,6 +83,7 @@ impl Upkeep {
             self.refresh_mtu().await;
             self.refresh_routes();
             self.attacher.retry_deferred().await;
+            self.attacher.forget_settled_strays().await;
             Box::pin(self.recover()).await;
             Box::pin(self.follow_fate_of_networks()).await;
             self.naming.lock().await.refresh().await;

@@ -361,6 +361,12 @@ impl<S: Store> Allocator<S> {
         }
     }
 
+    /// Whether an endpoint shall not exist and may still do so.
+    pub fn is_unwanted(&self, endpoint: EndpointId) -> bool {
+        let unwanted = self.inner.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
+        unwanted.iter().any(|one| one.id == endpoint)
+    }
+
     /// Notes what is stored under the key of an address in a followed network; `None`: nothing.
     pub fn observe_endpoint(&self, network: NetworkId, ip: IpAddr, endpoint: Option<&EndpointRecord>) {
         let now = self.now();

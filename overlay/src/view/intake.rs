@@ -224,7 +224,8 @@ impl NodeView {
             // Another record that it has, as while it changes its address, is in force again.
             return self.of_endpoint(endpoint);
         }
-        if record.node != self.config.node || self.local(endpoint).is_some() {
+        let is_ours = record.node == self.config.node && !self.is_detaching(endpoint);
+        if !is_ours || self.local(endpoint).is_some() {
             return BTreeSet::new();
         }
         let needed = record.kind == EndpointKind::Container

@@ -296,6 +296,30 @@ fn the_end_of_one_record_names_what_the_endpoint_has_by_its_other_one() {
     assert!(affected.contains(&ObjectId::Network(network(1), NetworkObject::Neighbour(ip("10.32.0.19")))));
 }
 
+#[test]
+fn a_registration_that_was_given_up_is_not_put_to_use_however_often_it_arrives() {
+    let mut view = listed(&content(), 9);
+    let (key, address) = (Key::Endpoint(network(1), ip("10.32.0.60")), [ip("10.32.0.60")]);
+    let arrives = |revision| stored(&key, &container(6, 1, &address), revision);
+    view.set_pending(network(1), container(6, 1, &address));
+    view.set_unwanted(endpoint(6));
+
+    for revision in [10, 12] {
+        view.put(network(1), &arrives(revision));
+        assert!(view.local(endpoint(6)).is_none());
+        view.delete(network(1), &Keyspace::default().encode(&key), revision + 1);
+        assert!(view.local(endpoint(6)).is_none());
+        assert_eq!(view.adrift().count(), 0);
+    }
+    assert_eq!(view.unwanted().collect::<Vec<_>>(), [endpoint(6)]);
+
+    view.put(network(1), &arrives(14));
+    let affected = view.clear_unwanted(endpoint(6));
+
+    assert!(affected.contains(&ObjectId::Network(network(1), NetworkObject::Port(endpoint(6)))), "{affected:?}");
+    assert!(view.local(endpoint(6)).is_some());
+}
+
 fn content() -> Vec<KeyValue> {
     vec![
         stored(&Key::Spec(network(1)), &spec(1, &[NET]), 1),

@@ -55,22 +55,20 @@ impl<S: Store> Allocator<S> {
 
     async fn settle(&self, token: Token) {
         let list = || self.inner.unwanted.lock().unwrap_or_else(PoisonError::into_inner);
-        let unwanted = std::mem::take(&mut *list());
-        let mut rest = Vec::new();
+        let unwanted = list().clone();
         for one in unwanted {
             match self.settle_one(token, &one).await {
                 Ok(true) => {
                     let now = self.now();
                     one.book.with(|book| book.free(one.address, one.id, now));
+                    list().retain(|other| other.id != one.id);
                 }
-                Ok(false) => rest.push(one),
+                Ok(false) => {}
                 Err(error) => {
                     debug!(endpoint = %one.id, error = %error, "cannot tell yet whether an endpoint exists");
-                    rest.push(one);
                 }
             }
         }
-        list().extend(rest);
     }
 
     /// Whether the endpoint is known not to exist, now and for ever.
