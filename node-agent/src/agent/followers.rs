@@ -193,9 +193,10 @@ async fn feed_network<K: Kernel + 'static>(
                 handle.change(move |view| view.set_network(network, &kvs, revision));
                 news.send_replace(());
             }
-            Update::Replaced(Snapshot { kvs, .. }) => {
+            Update::Replaced(Snapshot { revision, kvs, .. }) => {
                 warn!(%network, "the store was replaced: nothing is removed until its content is certain");
-                handle.change(move |view| kvs.iter().flat_map(|kv| view.put(network, kv)).collect());
+                handle.change(move |view| view.replace_network(network, &kvs, revision));
+                news.send_replace(());
             }
             Update::Events { revision, events } => {
                 let is_news = events.iter().any(|event| event.key() == spec);

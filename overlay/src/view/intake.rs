@@ -78,6 +78,18 @@ impl NodeView {
         affected
     }
 
+    /// Takes in the content of a followed network in a store that has another history: what it has counts, what it lacks
+    /// stays until [`Self::set_network`] leaves it out, and no revision can be compared with one from before.
+    pub fn replace_network(&mut self, network: NetworkId, kvs: &[KeyValue], revision: Revision) -> BTreeSet<ObjectId> {
+        let Some(view) = self.networks.get_mut(&network) else { return BTreeSet::new() };
+        view.forget_revisions();
+        let keyspace = self.keys.network(network);
+        self.quarantine.retain(|key, _| !keyspace.contains(key));
+        let affected = kvs.iter().flat_map(|kv| self.take_in(network, kv)).collect();
+        self.advance(network, revision);
+        affected
+    }
+
     /// Takes in one changed key of a followed network. A version that is older than what is known changes nothing, be
     /// that another version, a deletion, or the last listing.
     pub fn put(&mut self, network: NetworkId, kv: &KeyValue) -> BTreeSet<ObjectId> {
