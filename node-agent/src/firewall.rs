@@ -28,7 +28,6 @@ mod wire;
 
 pub use foreign::{HostileChain, Tool};
 use place::Place;
-use sets::table_of;
 use steps::{check_element, element_writes, is_element, is_table, not_ours, refused};
 
 /// Why the firewall could not be opened.
@@ -165,7 +164,7 @@ impl NftFirewall {
                     self.known.remove(element);
                 }
                 (ObjectId::Node(NodeObject::Table(table)), None) => {
-                    self.known.retain(|element, _| table_of(element) != *table);
+                    self.known.retain(|element, _| element.table() != *table);
                 }
                 _ => {}
             }
@@ -261,7 +260,7 @@ impl Wanted<'_> {
     }
 
     fn touches(&self, table: Table) -> bool {
-        let of_table = |id: &NodeObject| matches!(id, NodeObject::Element(element) if table_of(element) == table);
+        let of_table = |id: &NodeObject| matches!(id, NodeObject::Element(element) if element.table() == table);
         self.table || self.ids.is_none_or(|ids| ids.iter().any(of_table))
     }
 }

@@ -494,6 +494,23 @@ impl fmt::Display for NodeObject {
     }
 }
 
+impl Element {
+    /// The table that it is in.
+    pub const fn table(&self) -> Table {
+        match self {
+            Self::PortMac(..) | Self::PortAddress(..) | Self::Gateway(_) => Table::DataPlane,
+            Self::AcceptedPair(..)
+            | Self::Vtep(_)
+            | Self::Leg(_)
+            | Self::InternalLeg(_)
+            | Self::OverlaySubnet(_)
+            | Self::MasqueradedSubnet(_)
+            | Self::LocalEndpoint(_)
+            | Self::Published(..) => Table::Host,
+        }
+    }
+}
+
 impl fmt::Display for Element {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -11,7 +11,7 @@ use std::{
 use crate::{
     desired::{Wanted, wanted},
     id::{EndpointId, NetworkId},
-    kernel::{Element, FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Step, Table},
+    kernel::{FdbPort, KernelState, NetworkObject, NodeObject, Object, ObjectId, Step},
     view::NodeView,
 };
 
@@ -83,7 +83,7 @@ fn has_ground(observed: &KernelState, id: &ObjectId, desired: &Object) -> bool {
 fn is_on_foreign(observed: &KernelState, id: &ObjectId, object: &Object) -> bool {
     match id {
         ObjectId::Node(NodeObject::Element(element)) => {
-            is_foreign(observed, &ObjectId::Node(NodeObject::Table(table_of(element))))
+            is_foreign(observed, &ObjectId::Node(NodeObject::Table(element.table())))
         }
         ObjectId::Node(_) => false,
         ObjectId::Network(network, name) => {
@@ -116,20 +116,6 @@ fn device_of(port: FdbPort) -> Option<NetworkObject> {
         FdbPort::Leg => Some(NetworkObject::Leg),
         FdbPort::Port(endpoint) => Some(NetworkObject::Port(endpoint)),
         FdbPort::Other => None,
-    }
-}
-
-fn table_of(element: &Element) -> Table {
-    match element {
-        Element::PortMac(..) | Element::PortAddress(..) | Element::Gateway(_) => Table::DataPlane,
-        Element::AcceptedPair(..)
-        | Element::Vtep(_)
-        | Element::Leg(_)
-        | Element::InternalLeg(_)
-        | Element::OverlaySubnet(_)
-        | Element::MasqueradedSubnet(_)
-        | Element::LocalEndpoint(_)
-        | Element::Published(..) => Table::Host,
     }
 }
 

@@ -215,7 +215,7 @@ mod tests {
     use weft_overlay::kernel::Table;
 
     use super::*;
-    use crate::firewall::sets::{sets_of, table_of};
+    use crate::firewall::sets::sets_of;
 
     proptest! {
         #[test]
@@ -230,7 +230,7 @@ mod tests {
             }
             for table in [Table::Host, Table::DataPlane] {
                 let of_table: BTreeMap<_, _> =
-                    wanted.clone().into_iter().filter(|(element, _)| table_of(element) == table).collect();
+                    wanted.clone().into_iter().filter(|(element, _)| element.table() == table).collect();
 
                 let content = read_content(&dumps(table, &of_table));
 

@@ -9,7 +9,7 @@ use super::{
     content::{Content, read_content},
     netlink::{Change, Connection, NfFamily, Write},
     render::{self, Manner},
-    sets::{Set, sets_of, table_of},
+    sets::{Set, sets_of},
     steps, structure,
 };
 use crate::netns::Namespace;
@@ -60,7 +60,7 @@ impl Place {
         tracing::warn!(error = %refusal, "loaded a table of the firewall without its elements");
         let groups: Vec<Vec<Write>> = known
             .iter()
-            .filter(|(element, _)| table_of(element) == self.table)
+            .filter(|(element, _)| element.table() == self.table)
             .map(|(element, object)| steps::writes(Change::Add, element, object))
             .collect();
         let refused = self.write(&groups).into_iter().find_map(Result::err);

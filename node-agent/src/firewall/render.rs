@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, fmt::Write as _};
 
 use weft_overlay::kernel::{Element, Object, Table};
 
-use super::sets::{Set, members, sets_of, table_of};
+use super::sets::{Set, members, sets_of};
 
 /// The name of both tables.
 pub(super) const TABLE_NAME: &str = "weft";
@@ -33,7 +33,7 @@ pub(super) fn script<'a>(
     elements: impl Iterator<Item = (&'a Element, &'a Object)>,
 ) -> String {
     let mut content: BTreeMap<Set, Vec<String>> = BTreeMap::new();
-    for (element, object) in elements.filter(|(element, _)| table_of(element) == table) {
+    for (element, object) in elements.filter(|(element, _)| element.table() == table) {
         for member in members(element, object).into_iter().flatten() {
             content.entry(member.set).or_default().push(member.text());
         }

@@ -151,21 +151,6 @@ pub(super) struct Member {
     pub(super) value: Vec<Field>,
 }
 
-/// The table that an element is in.
-pub(super) const fn table_of(element: &Element) -> Table {
-    match element {
-        Element::AcceptedPair(..)
-        | Element::Vtep(_)
-        | Element::Leg(_)
-        | Element::InternalLeg(_)
-        | Element::OverlaySubnet(_)
-        | Element::MasqueradedSubnet(_)
-        | Element::LocalEndpoint(_)
-        | Element::Published(..) => Table::Host,
-        Element::PortMac(..) | Element::PortAddress(..) | Element::Gateway(_) => Table::DataPlane,
-    }
-}
-
 /// The members that stand for an element, or nothing when no set can hold it: a published port whose addresses are of
 /// two families, an interface name that `nft` would take for a pattern.
 pub(super) fn members(element: &Element, object: &Object) -> Option<Vec<Member>> {

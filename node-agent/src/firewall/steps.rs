@@ -7,7 +7,7 @@ use weft_overlay::kernel::{Element, NodeObject, Object, ObjectId, Step, StepErro
 
 use super::{
     netlink::{Change, Write},
-    sets::{members, table_of},
+    sets::members,
 };
 
 pub(super) fn is_table(step: &Step, table: Table) -> bool {
@@ -15,7 +15,7 @@ pub(super) fn is_table(step: &Step, table: Table) -> bool {
 }
 
 pub(super) fn is_element(step: &Step, table: Table) -> bool {
-    matches!(step.id(), ObjectId::Node(NodeObject::Element(element)) if table_of(element) == table)
+    matches!(step.id(), ObjectId::Node(NodeObject::Element(element)) if element.table() == table)
 }
 
 pub(super) fn not_ours(step: &Step) -> Result<(), StepError> {

@@ -10,7 +10,8 @@ use std::{
 
 use super::{NodeView, Stored, Unreadable};
 use crate::{
-    codec::{DecodeError, decode_record},
+    cause::chain,
+    codec::decode_record,
     id::{EndpointId, NetworkId, NodeId},
     kernel::ObjectId,
     keys::Key,
@@ -281,15 +282,4 @@ impl NodeView {
 /// Whether a key belongs to what the members of a network watch.
 fn is_of(key: &Key, network: NetworkId) -> bool {
     matches!(key, Key::Spec(n) | Key::Member(n, _) | Key::Endpoint(n, _) if *n == network)
-}
-
-fn chain(error: &DecodeError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

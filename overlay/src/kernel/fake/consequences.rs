@@ -3,7 +3,7 @@
 //! Pure. Each rule is one that the real kernel was seen to follow; the same scenarios run through both.
 
 use crate::id::NetworkId;
-use crate::kernel::{Element, FdbPort, Leg, NetworkObject, NodeObject, Object, ObjectId, SandboxState, Table, Vxlan};
+use crate::kernel::{FdbPort, Leg, NetworkObject, NodeObject, Object, ObjectId, SandboxState, Vxlan};
 
 use super::Objects;
 
@@ -11,7 +11,7 @@ use super::Objects;
 pub(super) fn removed(objects: &mut Objects, id: &ObjectId) {
     match id {
         ObjectId::Node(NodeObject::Table(table)) => {
-            objects.retain(|id, _| !matches!(id, ObjectId::Node(NodeObject::Element(e)) if table_of(e) == *table));
+            objects.retain(|id, _| !matches!(id, ObjectId::Node(NodeObject::Element(e)) if e.table() == *table));
         }
         ObjectId::Node(_) => {}
         ObjectId::Network(network, NetworkObject::Bridge) => {
@@ -70,7 +70,7 @@ pub(super) fn changed(objects: &mut Objects, id: &ObjectId, before: &Object, now
 pub(super) fn missing_for(objects: &Objects, id: &ObjectId, object: &Object) -> Option<ObjectId> {
     let needed = match id {
         ObjectId::Node(NodeObject::Element(element)) => {
-            vec![ObjectId::Node(NodeObject::Table(table_of(element)))]
+            vec![ObjectId::Node(NodeObject::Table(element.table()))]
         }
         ObjectId::Node(_) => Vec::new(),
         ObjectId::Network(network, kind) => {
@@ -95,20 +95,6 @@ fn needed_by(kind: &NetworkObject, object: &Object) -> Vec<NetworkObject> {
             Object::BridgeFdb(FdbPort::Port(endpoint)) => vec![NetworkObject::Bridge, NetworkObject::Port(*endpoint)],
             _ => vec![NetworkObject::Bridge],
         },
-    }
-}
-
-fn table_of(element: &Element) -> Table {
-    match element {
-        Element::PortMac(..) | Element::PortAddress(..) | Element::Gateway(_) => Table::DataPlane,
-        Element::AcceptedPair(..)
-        | Element::Vtep(_)
-        | Element::Leg(_)
-        | Element::InternalLeg(_)
-        | Element::OverlaySubnet(_)
-        | Element::MasqueradedSubnet(_)
-        | Element::LocalEndpoint(_)
-        | Element::Published(..) => Table::Host,
     }
 }
 
