@@ -9,11 +9,10 @@ mod tests;
 use std::{error::Error, fmt, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
-use weft_overlay::id::Name;
+use weft_overlay::{cause::chain, id::Name};
 
 use crate::{
     args::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs},
-    exit::chain,
     values::{EtcdUrl, KeyPrefix, LogFilter, NetnsName, Underlay, parse_duration},
 };
 

@@ -4,7 +4,6 @@
 //! restart on 77 and 78. Must not decide whether something failed.
 
 use std::{
-    error::Error,
     io::{self, Write},
     process::ExitCode,
 };
@@ -12,6 +11,7 @@ use std::{
 use serde_json::json;
 use thiserror::Error;
 use weft_node_agent::api::messages::ErrorClass;
+use weft_overlay::cause::chain;
 
 use crate::{
     args::Format,
@@ -119,16 +119,4 @@ pub(crate) fn report_usage(usage: &clap::Error) -> ExitCode {
 /// Prints a line on standard error. If that fails, nobody is left to be told.
 pub(crate) fn write_stderr(line: &str) {
     writeln!(io::stderr().lock(), "{line}").ok();
-}
-
-/// The error and its causes.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

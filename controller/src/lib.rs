@@ -24,6 +24,7 @@ mod cluster;
 mod deletion;
 mod election;
 mod fencing;
+mod news;
 mod reaper;
 #[cfg(test)]
 mod tests;
@@ -115,6 +116,7 @@ async fn lead<S: Store>(leader: &Leader<S>, rng: &mut StdRng) -> &'static str {
     let mut absences = fencing::Absences::default();
     let mut audit = audit::Audit::new(Instant::now() + leader.settings.audit_every);
     let mut schema_written = false;
+    let news = news::News::follow(leader.store.clone(), leader.keys.clone());
     let mut failures: BTreeMap<String, u64> = BTreeMap::new();
     loop {
         let pass = async {
@@ -139,7 +141,12 @@ async fn lead<S: Store>(leader: &Leader<S>, rng: &mut StdRng) -> &'static str {
                 RETRY
             }
         };
-        sleep(wait.mul_f64(rng.random_range(0.8..1.2))).await;
+        tokio::select! {
+            biased;
+            // Both cancel-safe: news that were not waited for to the end are found by the pass.
+            () = sleep(wait.mul_f64(rng.random_range(0.8..1.2))) => {}
+            () = news.arrived() => {}
+        }
     }
 }
 

@@ -240,7 +240,10 @@ fn draining_node_keeps_what_it_has_and_takes_nothing_new() {
             let status = rig.status(3).map_err(|error| format!("{error:#}"))?;
             ensure(status["standing"] == "draining", || status.to_string())
         });
-        assert_refused(&rig.try_connect(3, "new", "blue", &[]), &["drained", "weft node drain --undo"]);
+        assert_refused(
+            &rig.try_connect(3, "new", "blue", &[]),
+            &["node h3 is being drained", "weft node drain --undo h3"],
+        );
         rig.lab.kill("h3").unwrap();
         rig.lab.start("h3").unwrap();
         eventually(SOON, "h3 draining after a restart", || {

@@ -25,6 +25,7 @@ pub use doubt::Doubt;
 use doubt::Doubts;
 use failure::{Backoff, Failures};
 use report::obstacle_id;
+pub(crate) use weft_overlay::cause::chain;
 
 mod belief;
 mod doubt;
@@ -345,18 +346,6 @@ impl<K: Kernel> Reconciler<K> {
             self.schedule.sweep = Some(Instant::now() + SWEEP_RETRY);
         }
     }
-}
-
-/// An error with all its causes, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -120,23 +120,6 @@ pub enum Element {
     Gateway(IpAddr),
 }
 
-impl Element {
-    /// The table that its set is in.
-    pub const fn table(&self) -> Table {
-        match self {
-            Self::PortMac(..) | Self::PortAddress(..) | Self::Gateway(_) => Table::DataPlane,
-            Self::AcceptedPair(..)
-            | Self::Vtep(_)
-            | Self::Leg(_)
-            | Self::InternalLeg(_)
-            | Self::OverlaySubnet(_)
-            | Self::MasqueradedSubnet(_)
-            | Self::LocalEndpoint(_)
-            | Self::Published(..) => Table::Host,
-        }
-    }
-}
-
 /// How one thing is, or should be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -507,6 +490,23 @@ impl fmt::Display for NodeObject {
             Self::Table(Table::DataPlane) => f.write_str("table bridge weft"),
             Self::Element(element) => element.fmt(f),
             Self::ForeignAccepts => f.write_str("accepting rules in chains of others"),
+        }
+    }
+}
+
+impl Element {
+    /// The table that it is in.
+    pub const fn table(&self) -> Table {
+        match self {
+            Self::PortMac(..) | Self::PortAddress(..) | Self::Gateway(_) => Table::DataPlane,
+            Self::AcceptedPair(..)
+            | Self::Vtep(_)
+            | Self::Leg(_)
+            | Self::InternalLeg(_)
+            | Self::OverlaySubnet(_)
+            | Self::MasqueradedSubnet(_)
+            | Self::LocalEndpoint(_)
+            | Self::Published(..) => Table::Host,
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     txn::Revision,
 };
 
-pub use network::NetworkView;
+pub use network::{NetworkView, UNCONFIRMED};
 
 pub use crate::claims::Stored;
 

@@ -8,12 +8,16 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::mpsc, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    task::AbortHandle,
+    time::{Instant, timeout_at},
+};
 use tracing::{debug, warn};
 use weft_overlay::{
     id::NetworkId,
     kernel::Kernel,
-    keys::KeyRange,
+    keys::{Key, KeyRange, Keyspace},
     store::{Event, Store},
     txn::KeyValue,
 };
@@ -33,11 +37,18 @@ pub struct Followers<S, K> {
     client: Client<S>,
     handle: Handle<K>,
     running: Arc<Mutex<BTreeMap<NetworkId, AbortHandle>>>,
+    /// Touched when a network was listed, or its specification changed.
+    news: watch::Sender<()>,
 }
 
 impl<S: Clone, K> Clone for Followers<S, K> {
     fn clone(&self) -> Self {
-        Self { client: self.client.clone(), handle: self.handle.clone(), running: self.running.clone() }
+        Self {
+            client: self.client.clone(),
+            handle: self.handle.clone(),
+            running: self.running.clone(),
+            news: self.news.clone(),
+        }
     }
 }
 
@@ -55,7 +66,7 @@ pub enum FollowError {
 impl<S: Store, K: Kernel + 'static> Followers<S, K> {
     /// No followers yet.
     pub fn new(client: Client<S>, handle: Handle<K>) -> Self {
-        Self { client, handle, running: Arc::default() }
+        Self { client, handle, running: Arc::default(), news: watch::Sender::new(()) }
     }
 
     /// The way to the store.
@@ -80,7 +91,7 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
         });
         let updates = self.start(self.client.keys().network(network));
         let handle = self.handle.clone();
-        let task = tokio::spawn(feed_network(network, updates, handle));
+        let task = tokio::spawn(feed_network(network, updates, handle, self.client.keys().clone(), self.news.clone()));
         running.insert(network, task.abort_handle());
     }
 
@@ -90,16 +101,18 @@ impl<S: Store, K: Kernel + 'static> Followers<S, K> {
     /// When that takes too long.
     pub async fn follow_listed(&self, network: NetworkId) -> Result<(), FollowError> {
         let deadline = Instant::now() + LISTED_WITHIN;
+        let mut news = self.news();
         self.follow(network);
-        loop {
-            if self.handle.view(move |view| view.network(network).is_some()).await? {
-                return Ok(());
-            }
-            if Instant::now() >= deadline {
-                return Err(FollowError::NotListed(network));
-            }
-            tokio::time::sleep(Duration::from_millis(2)).await;
+        while !self.handle.view(move |view| view.network(network).is_some()).await? {
+            // News that came since the look are told at once.
+            timeout_at(deadline, news.changed()).await.map_err(|_| FollowError::NotListed(network))?.ok();
         }
+        Ok(())
+    }
+
+    /// Tells when a network was listed, or its specification changed: after the view has it.
+    pub fn news(&self) -> watch::Receiver<()> {
+        self.news.subscribe()
     }
 
     /// Stops following a network; what it has in this node's kernel is then unwanted.
@@ -166,27 +179,42 @@ fn keyed(snapshot: Snapshot) -> BTreeMap<Vec<u8>, KeyValue> {
     snapshot.kvs.into_iter().map(|kv| (kv.key.clone(), kv)).collect()
 }
 
-async fn feed_network<K: Kernel + 'static>(network: NetworkId, mut updates: mpsc::Receiver<Update>, handle: Handle<K>) {
+async fn feed_network<K: Kernel + 'static>(
+    network: NetworkId,
+    mut updates: mpsc::Receiver<Update>,
+    handle: Handle<K>,
+    keys: Keyspace,
+    news: watch::Sender<()>,
+) {
+    let spec = keys.encode(&Key::Spec(network));
     while let Some(update) = updates.recv().await {
         match update {
             Update::Snapshot(Snapshot { revision, kvs, .. }) => {
                 handle.change(move |view| view.set_network(network, kvs, revision));
+                news.send_replace(());
             }
-            Update::Replaced(Snapshot { kvs, .. }) => {
+            Update::Replaced(Snapshot { revision, kvs, .. }) => {
                 warn!(%network, "the store was replaced: nothing is removed until its content is certain");
-                handle.change(move |view| kvs.iter().flat_map(|kv| view.put(network, kv)).collect());
+                handle.change(move |view| view.replace_network(network, &kvs, revision));
+                news.send_replace(());
             }
-            Update::Events { revision, events } => handle.change(move |view| {
-                let mut affected = BTreeSet::new();
-                for event in &events {
-                    affected.append(&mut match event {
-                        Event::Put(kv) => view.put(network, kv),
-                        Event::Delete { key, revision } => view.delete(network, key, *revision),
-                    });
+            Update::Events { revision, events } => {
+                let is_news = events.iter().any(|event| event.key() == spec);
+                handle.change(move |view| {
+                    let mut affected = BTreeSet::new();
+                    for event in &events {
+                        affected.append(&mut match event {
+                            Event::Put(kv) => view.put(network, kv),
+                            Event::Delete { key, revision } => view.delete(network, key, *revision),
+                        });
+                    }
+                    view.advance(network, revision);
+                    affected
+                });
+                if is_news {
+                    news.send_replace(());
                 }
-                view.advance(network, revision);
-                affected
-            }),
+            }
             Update::Progress { revision } => handle.change(move |view| {
                 view.advance(network, revision);
                 BTreeSet::new()

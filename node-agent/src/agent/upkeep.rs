@@ -76,6 +76,7 @@ impl Upkeep {
     }
 
     async fn tick(mut self) -> &'static str {
+        let mut news = self.attacher.followers.news();
         loop {
             if let Err(error) = self.data_plane.ensure_mounted() {
                 warn!(error = %chain(&error), "keeping the data plane's namespace mounted");
@@ -87,8 +88,13 @@ impl Upkeep {
             Box::pin(self.recover()).await;
             Box::pin(self.follow_fate_of_networks()).await;
             self.naming.lock().await.refresh().await;
-            // Cancel-safe: a permit stays until it is taken.
-            tokio::time::timeout(TICK, self.wake.notified()).await.ok();
+            tokio::select! {
+                biased;
+                // All cancel-safe: a permit and a change stay until they are taken.
+                () = self.wake.notified() => {}
+                Ok(()) = news.changed() => {}
+                () = tokio::time::sleep(TICK) => {}
+            }
             tokio::time::sleep(SETTLE).await;
         }
     }

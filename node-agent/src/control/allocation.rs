@@ -494,8 +494,8 @@ impl<S: Store> Allocator<S> {
     fn may_take_on(&self) -> Result<Token, StandingError> {
         match &*self.inner.registration.standing.borrow() {
             Standing::Active(token) => Ok(*token),
-            Standing::Draining(token) => Err(StandingError::Draining(token.node)),
-            Standing::Lost => Err(StandingError::Lost(self.inner.node)),
+            Standing::Draining(_) => Err(StandingError::Draining(self.inner.registration.name.clone())),
+            Standing::Lost => Err(StandingError::Lost(self.inner.registration.name.clone())),
             Standing::Registering { why } => Err(StandingError::NotRegistered(why.clone())),
         }
     }
@@ -517,7 +517,7 @@ impl<S: Store> Allocator<S> {
     ) -> Result<(), StandingError> {
         self.inner.registration.recheck();
         let changed = timeout_at(deadline, self.inner.registration.other_token(refused)).await;
-        changed.map(|_| ()).map_err(|_| StandingError::from_fence(refused.node, state))
+        changed.map(|_| ()).map_err(|_| StandingError::from_fence(self.inner.registration.name.clone(), state))
     }
 
     fn stage(&self, reservation: &Reservation, stage: Stage) {

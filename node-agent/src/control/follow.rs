@@ -14,7 +14,7 @@ use tokio::{
 use tracing::{debug, info, warn};
 use weft_overlay::{
     keys::KeyRange,
-    store::{Event, Store, StoreError, Watch, WatchItem, WatchRequest, list_all},
+    store::{Event, ListRequest, Store, StoreError, Watch, WatchItem, WatchRequest, list_all},
     txn::{KeyValue, Revision},
 };
 
@@ -204,6 +204,9 @@ impl<S: Store> Follower<S> {
             None => Instant::now() + around(self.settings.relist_every, &mut self.rng),
         };
         loop {
+            if self.backoff.failures() > 0 && self.was_replaced().await? {
+                return Ok(());
+            }
             let from = self.known.complete() + 1;
             let opened = tokio::select! {
                 biased;
@@ -226,6 +229,20 @@ impl<S: Store> Follower<S> {
                 return Ok(());
             }
         }
+    }
+
+    /// Whether the store has another history since it was last heard of: a watch from a revision that it has not reached
+    /// would wait for it in silence.
+    async fn was_replaced(&mut self) -> Result<bool, Gone> {
+        let request = ListRequest { range: self.range.clone(), limit: 1, revision: 0, linearizable: true };
+        let listed = tokio::select! {
+            biased;
+            // Both are cancel-safe: a list changes nothing.
+            () = self.updates.closed() => return Err(Gone),
+            listed = self.store.list(request) => listed,
+        };
+        // Without an answer there will be no watch either, and the next attempt asks again.
+        Ok(listed.is_ok_and(|page| self.known.judge_list(page.revision, page.cluster_id) == ListVerdict::Replaced))
     }
 
     async fn read(&mut self, mut watch: Watch, relist_at: Instant) -> Result<WatchEnd, Gone> {

@@ -123,6 +123,9 @@ struct Inner<S: Store> {
     underlay_mtu: watch::Receiver<u32>,
     networks: Mutex<BTreeMap<NetworkId, Arc<Part>>>,
     restored: OnceCell<()>,
+    /// Containers of which it is not known whether they were registered again. A reservation that is dropped undoes what
+    /// may have been done, which would hit the next attempt.
+    unsettled: Mutex<BTreeMap<EndpointId, Reservation>>,
     wake: Arc<Notify>,
 }
 
@@ -203,6 +206,7 @@ impl<S: Store> Membership<S> {
             underlay_mtu,
             networks: Mutex::new(BTreeMap::new()),
             restored: OnceCell::new(),
+            unsettled: Mutex::default(),
             wake: Arc::new(Notify::new()),
         };
         Self { inner: Arc::new(inner) }
@@ -375,7 +379,7 @@ impl<S: Store> Membership<S> {
             MemberUpdated::Updated(revision) => Ok(revision),
             MemberUpdated::Fenced(_) => {
                 self.inner.registration.recheck();
-                Err(StandingError::Changing(token.node).into())
+                Err(StandingError::Changing(self.inner.identity.name.clone()).into())
             }
             MemberUpdated::SpecChanged(_) => Err(MembershipError::NetworkGone(network)),
         }

@@ -41,11 +41,14 @@ const ATTEMPTS: usize = 16;
 /// Specifications that are read in one transaction.
 const PER_READ: usize = 100;
 
+/// More gateway legs than this are waited for, so that a transaction stays small.
+const MOST_LEGS: usize = 24;
+
 /// How long removing waits for gateway legs, which follow the last container of a node after a short while.
 const LEGS_LINGER: Duration = Duration::from_secs(10);
 
 /// Time between two looks at something that is about to change.
-const POLL: Duration = Duration::from_millis(250);
+const POLL: Duration = Duration::from_millis(50);
 
 /// Why something could not be done with a network.
 #[derive(Debug, Error)]
@@ -158,7 +161,7 @@ async fn settle_overlap<S: Store>(
     }
     let Some(conflict) = conflict_after(draft, &earlier) else { return Ok(None) };
     let spec = Stored { record: draft.spec.clone(), revision, lease: 0 };
-    let claim = BeginDeleteNetwork { network: draft.network, spec, force: true };
+    let claim = BeginDeleteNetwork { network: draft.network, spec, force: true, legs: Vec::new() };
     client.submit(&claim, deadline).await?;
     await_removed(client, draft.network, deadline).await.ok();
     Ok(Some(conflict))
@@ -242,21 +245,27 @@ pub async fn remove_network<S: Store>(
     deadline: Instant,
 ) -> Result<NetworkId, NetworksError> {
     let legs_until = Instant::now() + LEGS_LINGER;
+    let mut legs = Vec::new();
     loop {
         let (id, spec) = find_network(client, network, deadline).await?;
         let name = spec.record.name.clone();
         if spec.record.state == NetworkState::Deleting && (spec.record.force_delete || !force) {
             return Ok(id);
         }
-        let claim = BeginDeleteNetwork { network: id, spec, force };
+        let is_first = legs.is_empty();
+        let claim = BeginDeleteNetwork { network: id, spec, force, legs: std::mem::take(&mut legs) };
         match client.submit(&claim, deadline).await? {
             DeletionBegun::Deleting(_) => return Ok(id),
             DeletionBegun::InUse(users) => {
-                let only_legs = users.iter().all(|user| user.kind == EndpointKind::Leg);
+                let only_legs = users.iter().all(|user| user.record.kind == EndpointKind::Leg);
                 if !only_legs || Instant::now() >= legs_until.min(deadline) {
                     return Err(NetworksError::InUse { name, users: name_users(client, &users, deadline).await? });
                 }
-                sleep(POLL).await;
+                if is_first && users.len() <= MOST_LEGS {
+                    legs = users;
+                } else {
+                    sleep(POLL).await;
+                }
             }
             DeletionBegun::Changed(_) if Instant::now() < deadline => {}
             DeletionBegun::Changed(_) => return Err(NetworksError::Changed(name)),
@@ -286,16 +295,17 @@ pub async fn await_removed<S: Store>(
 
 async fn name_users<S: Store>(
     client: &Client<S>,
-    users: &[EndpointRecord],
+    users: &[Stored<EndpointRecord>],
     deadline: Instant,
 ) -> Result<Vec<String>, NetworksError> {
     let nodes = super::nodes::list_nodes(client, deadline).await.unwrap_or_default();
     let names: BTreeMap<NodeId, String> = nodes.into_iter().map(|node| (node.id, node.name.to_string())).collect();
-    let named = |user: &EndpointRecord| {
-        let node = names.get(&user.node).cloned().unwrap_or_else(|| user.node.to_string());
-        format!("{} on node {node}", user.name)
+    let named = |user: &&Stored<EndpointRecord>| {
+        let node = names.get(&user.record.node).cloned().unwrap_or_else(|| user.record.node.to_string());
+        format!("{} on node {node}", user.record.name)
     };
-    // Containers first: a leg goes away with the last of them.
-    let (containers, legs): (Vec<_>, Vec<_>) = users.iter().partition(|user| user.kind == EndpointKind::Container);
-    Ok(containers.into_iter().chain(legs).map(named).collect())
+    // A leg goes away with the last container of its node, so it is nobody's to disconnect.
+    let containers: Vec<String> =
+        users.iter().filter(|user| user.record.kind == EndpointKind::Container).map(|user| named(&user)).collect();
+    Ok(if containers.is_empty() { users.iter().map(|user| named(&user)).collect() } else { containers })
 }

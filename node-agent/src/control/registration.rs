@@ -154,6 +154,8 @@ pub struct StoreHealth {
 /// What the rest of the agent sees of the registration.
 #[derive(Debug, Clone)]
 pub struct Registration {
+    /// The node's name, for what people are told.
+    pub name: Name,
     /// What the node may do.
     pub standing: watch::Receiver<Standing>,
     /// How the store answers.
@@ -195,6 +197,7 @@ pub fn register<S: Store>(
     let (health_in, health) = watch::channel(start);
     let (lease_in, lease_out) = watch::channel(lease);
     let (recheck, changed) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let name = identity.name.clone();
     let registrar = Registrar {
         client,
         identity,
@@ -208,7 +211,7 @@ pub fn register<S: Store>(
         changed: changed.clone(),
         backoff: Backoff::default(),
     };
-    (Registration { standing, health, lease: lease_out, recheck, changed }, registrar.run())
+    (Registration { name, standing, health, lease: lease_out, recheck, changed }, registrar.run())
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -199,9 +199,10 @@ impl Checker {
 
     /// A network in use begins to go only when somebody insists.
     fn put_spec(&mut self, network: NetworkId, spec: NetworkSpec) {
-        let used = self.endpoints.keys().any(|(of, _)| *of == network);
+        let is_container = |held: &EndpointRecord| held.kind == EndpointKind::Container;
+        let used = self.endpoints.iter().any(|((of, _), held)| *of == network && is_container(held));
         if spec.state == NetworkState::Deleting && !spec.force_delete && used {
-            self.violation(format!("in use: the removal of {network} began with endpoints in it"));
+            self.violation(format!("in use: the removal of {network} began with containers in it"));
         }
         self.specs.insert(network, spec);
     }

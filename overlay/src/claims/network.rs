@@ -4,7 +4,7 @@
 //! voids every claim of a block or an endpoint that was computed from the old one. The controller ends it, and its VNI
 //! cools down on a lease, so that a late packet meets no new network.
 
-use std::net::IpAddr;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{
     BATCH_OPS, Claim, Draft, Leadership, ReplyError, Stored,
@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     id::{NetworkId, NodeId},
-    keys::{Key, Keyspace},
+    keys::{Key, KeyRange, Keyspace},
     model::{
         EndpointRecord, EndpointReference, NetworkNameRecord, NetworkSpec, NetworkState, RECORD_VERSION, VniRecord,
     },
@@ -96,8 +96,10 @@ pub struct BeginDeleteNetwork {
     pub network: NetworkId,
     /// Its specification.
     pub spec: Stored<NetworkSpec>,
-    /// Whether its endpoints are to be removed too; else there must be none.
+    /// Whether its endpoints are to be removed too; else there must be none but `legs`.
     pub force: bool,
+    /// Gateway legs that may be there: they go when their nodes see that the network is being deleted.
+    pub legs: Vec<Stored<EndpointRecord>>,
 }
 
 /// What became of [`BeginDeleteNetwork`].
@@ -106,7 +108,7 @@ pub enum DeletionBegun {
     /// It is being deleted, since this revision; also when somebody else has begun it in the same way.
     Deleting(Revision),
     /// These endpoints are in it: all, or the first [`BeginDeleteNetwork::SHOWN`] of them.
-    InUse(Vec<EndpointRecord>),
+    InUse(Vec<Stored<EndpointRecord>>),
     /// Its specification has changed since it was read, or is gone.
     Changed(Option<Stored<NetworkSpec>>),
 }
@@ -114,6 +116,22 @@ pub enum DeletionBegun {
 impl BeginDeleteNetwork {
     /// The most endpoints that [`DeletionBegun::InUse`] names.
     pub const SHOWN: usize = 32;
+
+    /// The endpoints' keys without those of the legs.
+    fn beside_legs(&self, keys: &Keyspace) -> Vec<KeyRange> {
+        let addresses = self.legs.iter().flat_map(|leg| leg.record.addresses());
+        let known: BTreeSet<Vec<u8>> =
+            addresses.map(|address| keys.encode(&Key::Endpoint(self.network, address))).collect();
+        let KeyRange { mut start, end } = keys.endpoints(self.network);
+        let mut rest = Vec::new();
+        for key in known {
+            rest.push(KeyRange { start, end: key.clone() });
+            start = key;
+            start.push(0);
+        }
+        rest.push(KeyRange { start, end });
+        rest
+    }
 
     fn deleting(&self) -> NetworkSpec {
         let force_delete = self.force || self.spec.record.force_delete;
@@ -130,7 +148,15 @@ impl Claim for BeginDeleteNetwork {
         let mut draft = Draft::default();
         draft.require(Compare::At(key.clone(), self.spec.revision));
         if !self.force {
-            draft.require(Compare::Empty(endpoints.clone())).else_read_some(endpoints, Self::SHOWN);
+            for leg in &self.legs {
+                if let Some(address) = leg.record.primary_address() {
+                    draft.require(Compare::At(keys.encode(&Key::Endpoint(self.network, address)), leg.revision));
+                }
+            }
+            for rest in self.beside_legs(keys) {
+                draft.require(Compare::Empty(rest));
+            }
+            draft.else_read_some(endpoints, Self::SHOWN);
         }
         draft.put(key.clone(), &self.deleting()).else_read(key);
         draft.finish()
@@ -151,11 +177,11 @@ impl Claim for BeginDeleteNetwork {
         for kv in found.within(keys.endpoints(self.network)) {
             // The second address of a dual-stack endpoint says nothing that its record does not.
             if decode::<EndpointReference>(kv).is_err() {
-                users.push(decode::<EndpointRecord>(kv)?.record);
+                users.push(decode::<EndpointRecord>(kv)?);
             }
         }
-        let unexplained = users.is_empty();
-        if unexplained {
+        // A leg that has just gone leaves nobody.
+        if users.is_empty() && self.legs.is_empty() {
             Err(ReplyError::Unexplained { claim: "the deletion of a network" })
         } else {
             Ok(DeletionBegun::InUse(users))

@@ -10,7 +10,8 @@ use std::{
 
 use super::{NodeView, Stored, Unreadable};
 use crate::{
-    codec::{DecodeError, decode_record},
+    cause::chain,
+    codec::decode_record,
     id::{EndpointId, NetworkId, NodeId},
     kernel::ObjectId,
     keys::Key,
@@ -76,6 +77,18 @@ impl NodeView {
         if first {
             affected.extend(self.all_of(network));
         }
+        affected
+    }
+
+    /// Takes in the content of a followed network in a store that has another history: what it has counts, what it lacks
+    /// stays until [`Self::set_network`] leaves it out, and no revision can be compared with one from before.
+    pub fn replace_network(&mut self, network: NetworkId, kvs: &[KeyValue], revision: Revision) -> BTreeSet<ObjectId> {
+        let Some(view) = self.networks.get_mut(&network) else { return BTreeSet::new() };
+        view.forget_revisions();
+        let keyspace = self.keys.network(network);
+        self.quarantine.retain(|key, _| !keyspace.contains(key));
+        let affected = kvs.iter().flat_map(|kv| self.take_in(network, kv)).collect();
+        self.advance(network, revision);
         affected
     }
 
@@ -271,15 +284,4 @@ impl NodeView {
 /// Whether a key belongs to what the members of a network watch.
 fn is_of(key: &Key, network: NetworkId) -> bool {
     matches!(key, Key::Spec(n) | Key::Member(n, _) | Key::Endpoint(n, _) if *n == network)
-}
-
-fn chain(error: &DecodeError) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

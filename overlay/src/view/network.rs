@@ -20,6 +20,9 @@ use crate::{
 /// repeats beyond that ends with its own repetition of the deletion.
 const DELETIONS_KEPT: usize = 4096;
 
+/// The revision of what was known of a store before it was replaced and has not been seen since: older than any other.
+pub const UNCONFIRMED: Revision = 0;
+
 /// The lowest address in the order of [`IpAddr`].
 const LOWEST: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -115,6 +118,18 @@ impl NetworkView {
     /// As of which revision it was last listed completely.
     pub(super) fn listed(&self) -> Option<Revision> {
         self.listed
+    }
+
+    /// Forgets when anything was last changed, but not what it is: another history begins. What the store does not name
+    /// again keeps [`UNCONFIRMED`].
+    pub(super) fn forget_revisions(&mut self) {
+        self.revision = UNCONFIRMED;
+        self.listed = self.listed.map(|_| UNCONFIRMED);
+        self.deleted.clear();
+        let records = self.spec.iter_mut().map(|spec| &mut spec.revision);
+        let records = records.chain(self.members.values_mut().map(|member| &mut member.revision));
+        let records = records.chain(self.endpoints.values_mut().map(|endpoint| &mut endpoint.revision));
+        records.for_each(|revision| *revision = UNCONFIRMED);
     }
 
     /// Notes that everything up to a revision is known: what was deleted before needs no remembering.

@@ -187,7 +187,7 @@ pub(crate) fn create_network() -> CreateNetwork {
 }
 
 pub(crate) fn begin_delete(force: bool) -> BeginDeleteNetwork {
-    BeginDeleteNetwork { network: network(), spec: stored(spec(), 20), force }
+    BeginDeleteNetwork { network: network(), spec: stored(spec(), 20), force, legs: Vec::new() }
 }
 
 pub(crate) fn finish_delete() -> FinishDeleteNetwork {

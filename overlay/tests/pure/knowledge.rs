@@ -281,6 +281,36 @@ fn what_is_remembered_stays_in_use_until_the_store_speaks_of_it() {
 }
 
 #[test]
+fn a_replaced_store_counts_though_its_revisions_are_lower_and_what_it_lacks_stays_for_now() {
+    let mut view = listed(&content(), 9);
+    let kept = Key::Endpoint(network(1), ip("10.32.0.18"));
+    let mut restored = container(2, 2, &[ip("10.32.0.18")]);
+    restored.name = "restored".parse().unwrap();
+
+    view.replace_network(
+        network(1),
+        &[stored(&Key::Spec(network(1)), &spec(1, &[NET]), 1), stored(&kept, &restored, 2)],
+        3,
+    );
+
+    assert_eq!(known_name(&view, "10.32.0.18"), Some("restored"));
+    let lacking = view.network(network(1)).unwrap().endpoint(ip("10.32.0.2")).unwrap();
+    assert_eq!(lacking.revision, weft_overlay::view::UNCONFIRMED);
+    assert_eq!(view.revision(), 3);
+    view.put(
+        network(1),
+        &stored(&Key::Endpoint(network(1), ip("10.32.0.21")), &container(7, 2, &[ip("10.32.0.21")]), 4),
+    );
+    assert!(known_name(&view, "10.32.0.21").is_some());
+    view.set_network(
+        network(1),
+        vec![stored(&Key::Spec(network(1)), &spec(1, &[NET]), 1), stored(&kept, &restored, 2)],
+        5,
+    );
+    assert_eq!(known_name(&view, "10.32.0.2"), None);
+}
+
+#[test]
 fn the_end_of_one_record_names_what_the_endpoint_has_by_its_other_one() {
     let mut view = listed(&content(), 9);
     let moving = Key::Endpoint(network(1), ip("10.32.0.19"));

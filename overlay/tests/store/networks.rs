@@ -11,6 +11,7 @@ use crate::{
 on_both_stores! {
     a_network_is_created_once,
     a_network_in_use_is_not_deleted_and_says_who_uses_it,
+    a_network_with_nothing_but_known_legs_is_deleted_and_one_with_anything_else_is_not,
     beginning_to_delete_a_network_voids_claims_of_its_old_specification,
     a_network_ends_when_nothing_is_left_in_it_and_its_vni_cools_down,
 }
@@ -37,8 +38,9 @@ async fn a_network_in_use_is_not_deleted_and_says_who_uses_it<S: TestStore>(rig:
     let node = rig.node(1).await;
     let network = rig.network(1).await;
     let used = dual(&node, 17);
-    outcome!(rig.perform(&create(&node, &network, used.clone())).await, EndpointCreated::Created(_));
-    let claim = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: false };
+    let revision = outcome!(rig.perform(&create(&node, &network, used.clone())).await, EndpointCreated::Created(revision) => revision);
+    let used = Stored { record: used, revision, lease: 0 };
+    let claim = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: false, legs: Vec::new() };
 
     assert_eq!(rig.perform(&claim).await, DeletionBegun::InUse(vec![used]));
     let forced = BeginDeleteNetwork { force: true, ..claim.clone() };
@@ -50,10 +52,36 @@ async fn a_network_in_use_is_not_deleted_and_says_who_uses_it<S: TestStore>(rig:
     outcome!(rig.perform(&claim).await, DeletionBegun::Changed(Some(now)) => assert_eq!(now, spec));
 }
 
+async fn a_network_with_nothing_but_known_legs_is_deleted_and_one_with_anything_else_is_not<S: TestStore>(rig: Rig<S>) {
+    let node = rig.node(1).await;
+    let network = rig.network(1).await;
+    let mut legs = Vec::new();
+    for n in [17, 19] {
+        let record = EndpointRecord { kind: EndpointKind::Leg, ..dual(&node, n) };
+        let created = rig.perform(&create(&node, &network, record.clone())).await;
+        let revision = outcome!(created, EndpointCreated::Created(revision) => revision);
+        legs.push(Stored { record, revision, lease: 0 });
+    }
+    let claim =
+        BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: false, legs: legs.clone() };
+    let ignorant = BeginDeleteNetwork { legs: legs[..1].to_vec(), ..claim.clone() };
+    outcome!(rig.perform(&ignorant).await, DeletionBegun::InUse(users) => assert_eq!(users, legs));
+    for between in [16, 18, 20] {
+        outcome!(rig.perform(&create(&node, &network, endpoint(&node, between))).await, EndpointCreated::Created(_));
+        outcome!(rig.perform(&claim).await, DeletionBegun::InUse(users) => assert_eq!(users.len(), 3));
+        rig.delete_raw(&endpoint_key(&network, between)).await;
+    }
+
+    outcome!(rig.perform(&claim).await, DeletionBegun::Deleting(_));
+
+    let spec: Stored<NetworkSpec> = rig.stored(&Key::Spec(network.id)).await.unwrap();
+    assert_eq!((spec.record.state, spec.record.force_delete), (NetworkState::Deleting, false));
+}
+
 async fn beginning_to_delete_a_network_voids_claims_of_its_old_specification<S: TestStore>(rig: Rig<S>) {
     let node = rig.node(1).await;
     let network = rig.network(1).await;
-    let claim = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: false };
+    let claim = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: false, legs: Vec::new() };
 
     outcome!(rig.perform(&claim).await, DeletionBegun::Deleting(_));
 
@@ -69,7 +97,7 @@ async fn a_network_ends_when_nothing_is_left_in_it_and_its_vni_cools_down<S: Tes
     rig.block(&node, &network).await;
     let creation = create(&node, &network, endpoint(&node, 17)).joining(samples::member());
     outcome!(rig.perform(&creation).await, EndpointCreated::Created(_));
-    let begin = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: true };
+    let begin = BeginDeleteNetwork { network: network.id, spec: network.spec.clone(), force: true, legs: Vec::new() };
     outcome!(rig.perform(&begin).await, DeletionBegun::Deleting(_));
     let spec: Stored<NetworkSpec> = rig.stored(&Key::Spec(network.id)).await.unwrap();
     let leader = rig.leader().await;

@@ -12,7 +12,7 @@ use weft_overlay::{
     id::{EndpointId, NetworkId},
     model::{EndpointKind, EndpointRecord},
     store::etcd::EtcdStore,
-    view::{NodeView, Stored},
+    view::{LocalEndpoint, NetworkView, NodeView, Stored, UNCONFIRMED},
 };
 
 use crate::{
@@ -28,15 +28,22 @@ use crate::{
 /// containers stay disconnected until upkeep succeeds.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The containers of this node that the store does not have, or has from a former epoch or with a former VTEP. Those of
-/// networks that are not listed yet are not looked at.
+/// The containers of this node that the store does not have, as after it was replaced, or has from a former epoch or with
+/// a former VTEP. Those of networks that are not listed yet, or not known to be in the store, are not looked at.
 pub(super) fn astray(view: &NodeView, token: Token, vtep: IpAddr) -> Vec<(NetworkId, EndpointRecord)> {
     let adrift: BTreeSet<EndpointId> = view.adrift().map(|(_, record)| record.id).collect();
-    let locals = view.networks().flat_map(|(network, _)| view.locals_in(network)).filter(|local| local.registered);
+    let is_unconfirmed = |local: &LocalEndpoint<'_>| {
+        let content = view.network(local.network);
+        let stored = content.and_then(|content| content.endpoint_by_id(local.record.id));
+        stored.is_some_and(|stored| stored.revision == UNCONFIRMED)
+    };
+    let is_there = |content: &NetworkView| content.spec.as_ref().is_none_or(|spec| spec.revision != UNCONFIRMED);
+    let networks = view.networks().filter(|(_, content)| is_there(content)).map(|(network, _)| network);
+    let locals = networks.flat_map(|network| view.locals_in(network)).filter(|local| local.registered);
     let containers = locals.filter(|local| local.record.kind == EndpointKind::Container);
     let astray = containers.filter(|local| {
         let is_current = local.record.epoch == token.epoch && local.record.vtep == vtep;
-        !is_current || adrift.contains(&local.record.id)
+        !is_current || adrift.contains(&local.record.id) || is_unconfirmed(local)
     });
     astray.map(|local| (local.network, local.record.clone())).collect()
 }

@@ -315,7 +315,11 @@ impl<S: Store> Allocator<S> {
             }
             BlockClaimed::Fenced(fence) => {
                 self.inner.registration.recheck();
-                return Err(StandingError::from_fence(token.node, fence.map(|f| f.record.state)).into());
+                return Err(StandingError::from_fence(
+                    self.inner.registration.name.clone(),
+                    fence.map(|f| f.record.state),
+                )
+                .into());
             }
             BlockClaimed::SpecChanged(_) => {
                 return Err(AllocationError::NetworkChanged(spec.record.name.clone()));

@@ -8,7 +8,7 @@ use thiserror::Error;
 use weft_ipam::{Exhaustion, static_address::StaticRefusal};
 use weft_overlay::{
     claims::ClaimError,
-    id::{EndpointId, Name, NodeId},
+    id::{EndpointId, Name},
     model::FenceState,
 };
 
@@ -23,24 +23,24 @@ pub enum StandingError {
     NotRegistered(#[source] Obstacle),
     /// The node takes on nothing new.
     #[error(
-        "node {0} is being drained and takes no new endpoints; use another node, or end it with `weft node drain --undo`"
+        "node {0} is being drained and takes no new endpoints; use another node, or end it with `weft node drain --undo {0}`"
     )]
-    Draining(NodeId),
+    Draining(Name),
     /// The controller gave the node up while it was away.
     #[error(
         "node {0} was declared lost while it did not reach the store; it returns by itself within seconds, try again then"
     )]
-    Lost(NodeId),
+    Lost(Name),
     /// The node is not in the cluster any more.
     #[error("node {0} was removed from the cluster; restart its agent to register it anew")]
-    Removed(NodeId),
+    Removed(Name),
     /// The node's right has just been renewed.
     #[error("node {0} has just changed its standing; try again")]
-    Changing(NodeId),
+    Changing(Name),
 }
 
 impl StandingError {
-    pub(super) fn from_fence(node: NodeId, state: Option<FenceState>) -> Self {
+    pub(super) fn from_fence(node: Name, state: Option<FenceState>) -> Self {
         match state {
             None => Self::Removed(node),
             Some(FenceState::Lost) => Self::Lost(node),

@@ -146,7 +146,9 @@ async fn a_store_that_went_back_in_time_removes_nothing_for_a_while() {
     put(&restored, "k/0", "restored").await;
     let proxy_now = proxy.replace(restored.clone());
     proxy.store.close_watches();
+    let begun = tokio::time::Instant::now();
     let replaced = followed.until(|update| matches!(update, Update::Replaced(_))).await;
+    assert!(begun.elapsed() < Duration::from_secs(10), "noticed after {:?}", begun.elapsed());
     let during = followed.known();
     let after = followed.until(|update| matches!(update, Update::Snapshot(_))).await;
 
@@ -318,8 +320,12 @@ impl Store for Proxy {
     }
 
     async fn list(&self, request: ListRequest) -> Result<Page, StoreError> {
+        let is_glance = request.limit == 1;
         let mut page = self.target()?.list(request).await?;
         let mut shared = self.shared();
+        if is_glance {
+            return Ok(page);
+        }
         shared.lists += 1;
         if let Some((Lie::Empty, times)) = shared.lie.as_mut()
             && *times > 0

@@ -3,6 +3,8 @@
 //! Legs come first, because with them the node is a member again and its peers take its frames. An endpoint gets its old
 //! addresses if nobody has them by now, else others; its container keeps running either way.
 
+use std::sync::PoisonError;
+
 use tracing::{info, warn};
 use weft_overlay::{
     claims::{EndpointUpdated, Stored, Token, UpdateEndpoint},
@@ -14,7 +16,7 @@ use weft_overlay::{
 
 use super::{Joined, Membership, MembershipError, PartState};
 use crate::control::{
-    allocation::{AllocationError, CommitError, EndpointRequest, StandingError},
+    allocation::{AllocationError, CommitError, EndpointRequest, Reservation, StandingError},
     registration::Standing,
 };
 
@@ -78,7 +80,7 @@ impl<S: Store> Membership<S> {
     fn standing_token(&self) -> Result<Token, MembershipError> {
         match &*self.inner.registration.standing.borrow() {
             Standing::Active(token) | Standing::Draining(token) => Ok(*token),
-            Standing::Lost => Err(StandingError::Lost(self.inner.identity.node).into()),
+            Standing::Lost => Err(StandingError::Lost(self.inner.identity.name.clone()).into()),
             Standing::Registering { why } => Err(StandingError::NotRegistered(why.clone()).into()),
         }
     }
@@ -121,10 +123,13 @@ impl<S: Store> Membership<S> {
             return Ok(RecoveryOutcome::Gone(MembershipError::NetworkGone(network)));
         };
         let _stay = self.join(network, &spec).await?;
-        if let Some(kept) = self.renew_epoch(network, token, record).await? {
+        let unsettled = self.inner.unsettled.lock().unwrap_or_else(PoisonError::into_inner).remove(&record.id);
+        if unsettled.is_none()
+            && let Some(kept) = self.renew_epoch(network, token, record).await?
+        {
             return Ok(RecoveryOutcome::Kept(Box::new(kept)));
         }
-        let again = self.create_again(network, &spec, record).await?;
+        let again = self.create_again(network, &spec, record, unsettled).await?;
         let same = (again.record.ipv4, again.record.ipv6) == (record.ipv4, record.ipv6);
         if same {
             info!(%network, endpoint = %record.id, "made an endpoint again that was removed while this node was lost");
@@ -139,11 +144,16 @@ impl<S: Store> Membership<S> {
         network: NetworkId,
         spec: &Stored<NetworkSpec>,
         record: &EndpointRecord,
+        mut unsettled: Option<Reservation>,
     ) -> Result<Stored<EndpointRecord>, MembershipError> {
         let name = &spec.record.name;
         let mut request = request_of(record, self.vtep());
         for _ in 0..ATTEMPTS {
-            let mut reservation = match self.inner.allocator.reserve(network, spec, request.clone()).await {
+            let reserved = match unsettled.take() {
+                Some(reservation) => Ok(reservation),
+                None => self.inner.allocator.reserve(network, spec, request.clone()).await,
+            };
+            let mut reservation = match reserved {
                 Ok(reservation) => reservation,
                 Err(
                     AllocationError::Taken { .. } | AllocationError::Static(_) | AllocationError::NoSuchFamily { .. },
@@ -160,7 +170,13 @@ impl<S: Store> Membership<S> {
                 Err(CommitError::AddressTaken { .. } | CommitError::BlockLost(_)) => {
                     (request.ipv4, request.ipv6, request.mac) = (None, None, None);
                 }
-                Err(source) => return Err(MembershipError::Leg { network: name.clone(), source: Box::new(source) }),
+                Err(source) => {
+                    if matches!(&source, CommitError::Store { source, .. } if source.is_unknown()) {
+                        let mut unsettled = self.inner.unsettled.lock().unwrap_or_else(PoisonError::into_inner);
+                        unsettled.insert(record.id, reservation);
+                    }
+                    return Err(MembershipError::Leg { network: name.clone(), source: Box::new(source) });
+                }
             }
         }
         Err(MembershipError::NetworkGone(network))
@@ -206,7 +222,7 @@ impl<S: Store> Membership<S> {
                 EndpointUpdated::Changed(_) => {}
                 EndpointUpdated::Fenced(_) => {
                     self.inner.registration.recheck();
-                    return Err(StandingError::Changing(token.node).into());
+                    return Err(StandingError::Changing(self.inner.identity.name.clone()).into());
                 }
             }
         }
@@ -220,16 +236,23 @@ impl<S: Store> Membership<S> {
     }
 }
 
-/// Whether trying again cannot help: the network is gone, or has no address.
+/// Whether trying again cannot help: the network is gone or has no address, or the node takes on nothing, which only a
+/// person ends.
 fn is_final(error: &MembershipError) -> bool {
     match error {
         MembershipError::NetworkGone(_) => true,
         MembershipError::Address { source, .. } => matches!(
             **source,
-            AllocationError::NetworkDeleting(_) | AllocationError::Exhausted(_) | AllocationError::Shape(_)
+            AllocationError::NetworkDeleting(_)
+                | AllocationError::Exhausted(_)
+                | AllocationError::Shape(_)
+                | AllocationError::Standing(StandingError::Draining(_))
         ),
         MembershipError::Leg { source, .. } => {
-            matches!(**source, CommitError::NetworkGone(_) | CommitError::Claim(_))
+            matches!(
+                **source,
+                CommitError::NetworkGone(_) | CommitError::Claim(_) | CommitError::Standing(StandingError::Draining(_))
+            )
         }
         MembershipError::Release { .. } | MembershipError::Standing(_) | MembershipError::Store(_) => false,
     }
