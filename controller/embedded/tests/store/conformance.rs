@@ -1,0 +1,1 @@
+//! Single behaviours that clients depend on, each against etcd and against the embedded store.

@@ -1,0 +1,6 @@
+//! The embedded store beside Debian's etcd: what a client sees, what survives, and that each checker finds its fault.
+
+mod conformance;
+mod differential;
+mod operations;
+mod servers;
