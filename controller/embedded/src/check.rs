@@ -101,7 +101,6 @@ fn check_intervals(operations: &[PbTxnRequestOp]) -> Result<Written<'_>, Refusal
         let Some(PbTxnOpRequest::RequestTxn(nested)) = &operation.request else { continue };
         let then = check_intervals(&nested.success)?;
         let or_else = check_intervals(&nested.failure)?;
-        written.deletes.extend(then.deletes.iter().chain(&or_else.deletes));
         then.puts.iter().try_for_each(|key| written.put(key))?;
         for key in &or_else.puts {
             if written.deletes(key) || (written.puts.contains(key) && !then.puts.contains(key)) {
@@ -109,6 +108,8 @@ fn check_intervals(operations: &[PbTxnRequestOp]) -> Result<Written<'_>, Refusal
             }
             written.puts.insert(key);
         }
+        // Last: what one branch deletes, the other one may put.
+        written.deletes.extend(then.deletes.iter().chain(&or_else.deletes));
     }
     for operation in operations {
         if let Some(PbTxnOpRequest::RequestPut(put)) = &operation.request {

@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
     }
 
     pub(crate) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Refusal> {
-        check_put(self.mvcc, self.leases, request)?;
+        check_lease(self.leases, request)?;
         let previous = self.mvcc.at(&request.key, Revision::MAX).cloned();
         let kept = |wanted: bool| if wanted { previous.as_ref().map(Some).ok_or(Refusal::KeyNotFound) } else { Ok(None) };
         let value = match kept(request.ignore_value)? {
@@ -281,9 +281,11 @@ fn check_put(mvcc: &Mvcc, leases: &Leases, request: &PbPutRequest) -> Result<(),
     if (request.ignore_value || request.ignore_lease) && mvcc.at(&request.key, Revision::MAX).is_none() {
         return Err(Refusal::KeyNotFound);
     }
-    if request.lease != 0 && leases.find(request.lease).is_none() {
-        return Err(Refusal::LeaseNotFound);
-    }
-    Ok(())
+    check_lease(leases, request)
+}
+
+fn check_lease(leases: &Leases, request: &PbPutRequest) -> Result<(), Refusal> {
+    let missing = request.lease != 0 && leases.find(request.lease).is_none();
+    if missing { Err(Refusal::LeaseNotFound) } else { Ok(()) }
 }
 

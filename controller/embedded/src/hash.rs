@@ -24,7 +24,7 @@ pub(crate) fn of(mvcc: &Mvcc, current: Revision, revision: Revision) -> Result<u
     let mut rows = BTreeMap::new();
     for version in mvcc.versions().filter(|version| version.modified <= upto) {
         // What was compacted counts as long as it is the state.
-        let state = || mvcc.at(&version.key, upto).is_some_and(|live| live.modified == version.modified);
+        let state = || mvcc.at(&version.key, upto).is_some_and(|live| std::sync::Arc::ptr_eq(live, version));
         if version.modified > mvcc.compacted || state() {
             rows.insert((version.modified, version.sub), version);
         }

@@ -318,8 +318,9 @@ impl Watching {
     }
 }
 
-/// What a key was before the revision of a change; unknown once that is compacted.
+/// What a key was before the revision of a change; unknown once that is compacted. To a creation etcd tells none, even
+/// where the key was deleted in the same revision.
 fn previous(mvcc: &Mvcc, version: &Version) -> Option<Arc<Version>> {
     let before = version.modified - 1;
-    if before < mvcc.compacted { None } else { mvcc.at(&version.key, before).cloned() }
+    if before < mvcc.compacted || version.created == version.modified { None } else { mvcc.at(&version.key, before).cloned() }
 }
