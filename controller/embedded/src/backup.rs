@@ -3,6 +3,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use rusqlite::Connection;
@@ -10,7 +11,7 @@ use thiserror::Error;
 
 use crate::{
     disk::{self, OpenError},
-    mvcc::Revision,
+    mvcc::{Revision, Span, Version},
 };
 
 /// How far a restored store is ahead of its backup: further than any store gets, so that no client has ever seen a
@@ -108,6 +109,26 @@ pub fn restore(file: &Path, data_directory: &Path) -> Result<StoreStatus, Backup
     let status = status_of(&partial)?;
     put_in_place(&partial, &target)?;
     Ok(status)
+}
+
+/// A key and its value.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// What a store holds now, in the order of its keys: what can be moved to another store, and how many keys cannot
+/// because they hang on a lease, which is not moved: they show that somebody is alive, or is about to go anyway.
+///
+/// # Errors
+/// When there is no store, or it cannot be read, or it is damaged.
+pub fn read_entries(data_directory: &Path) -> Result<(Vec<Entry>, usize), OpenError> {
+    let path = data_directory.join(disk::FILE);
+    let connection = disk::open_read_only(&path)?;
+    let reading = connection.unchecked_transaction().map_err(|source| disk::sqlite(&path, source))?;
+    let mvcc = disk::load(&reading, &path)?.mvcc;
+    let everything = Span::new(&[0], &[0]);
+    let (leased, kept): (Vec<_>, Vec<_>) =
+        mvcc.span(&everything, Revision::MAX).partition(|version| version.lease != 0);
+    let entry = |version: &&Arc<Version>| (version.key.to_vec(), version.value.as_deref().unwrap_or_default().to_vec());
+    Ok((kept.iter().map(entry).collect(), leased.len()))
 }
 
 fn status_of(path: &Path) -> Result<StoreStatus, OpenError> {

@@ -10,17 +10,18 @@ use std::{
     time::Duration,
 };
 
+use hyper_util::rt::TokioIo;
 use thiserror::Error;
 use tokio::{
     io::DuplexStream,
     net::TcpListener,
     sync::{mpsc, oneshot},
 };
-use tonic::transport::{Certificate, Identity, ServerTlsConfig};
+use tonic::transport::{Certificate, Endpoint, Identity, ServerTlsConfig};
 
 pub use self::{
     mvcc::Revision,
-    backup::{BackupError, StoreStatus, backup, observe_status, restore},
+    backup::{BackupError, Entry, StoreStatus, backup, observe_status, read_entries, restore},
     disk::OpenError,
 };
 use self::{authority::Authority, disk::AppendError, engine::Engine};
@@ -167,6 +168,23 @@ pub struct Connector {
 }
 
 impl Connector {
+    /// A client for etcd at the other end of such a connection. It connects when it is first used.
+    ///
+    /// # Errors
+    /// None that are known: nothing is sent.
+    pub async fn client(&self) -> Result<etcd_client::Client, etcd_client::Error> {
+        let connector = self.clone();
+        let connect = tower::service_fn(move |_| {
+            let connector = connector.clone();
+            async move {
+                let ended = || std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                connector.connect().await.map(TokioIo::new).ok_or_else(ended)
+            }
+        });
+        let channel = Endpoint::from_static("http://embedded").connect_with_connector_lazy(connect);
+        etcd_client::Client::from_channel(etcd_client::Channel::Tonic(channel), None).await
+    }
+
     /// Our end of a new connection; `None` when the store has ended.
     pub async fn connect(&self) -> Option<DuplexStream> {
         let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);

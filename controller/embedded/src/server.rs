@@ -79,8 +79,16 @@ pub(crate) fn routes(engine: &Engine, options: &StoreOptions) -> Routes {
         .add_service(PbClusterServer::new(cluster))
         .add_service(PbMaintenanceServer::new(Maintenance { engine: engine.clone() }));
     let router = routes.axum_router_mut();
-    *router = std::mem::take(router).fallback(|uri: http::Uri| async move { refuse(uri.path()) });
+    let health = engine.clone();
+    *router = std::mem::take(router)
+        .route("/health", axum::routing::get(move || async move { health_of(&health) }))
+        .fallback(|uri: http::Uri| async move { refuse(uri.path()) });
     routes
+}
+
+/// As etcd's `/health`: whether it can be written.
+fn health_of(engine: &Engine) -> &'static str {
+    if engine.shared.is_full() { r#"{"health":"false"}"# } else { r#"{"health":"true"}"# }
 }
 
 /// What a client hears that asks for something else.
@@ -97,6 +105,8 @@ fn refuse(path: &str) -> http::Response<tonic::body::Body> {
 
 fn builder() -> Server {
     Server::builder()
+        // For `/health` alone, which probes ask in HTTP/1.
+        .accept_http1(true)
         .max_concurrent_streams(limits::STREAMS_PER_CONNECTION)
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
         .http2_keepalive_timeout(Some(Duration::from_secs(20)))
