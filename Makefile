@@ -47,12 +47,12 @@ kernel:
 
 # Real binaries, real etcd, hosts as network namespaces. One lab at a time: there are two cores.
 e2e: build
-	@./e2e/need.sh lab test
+	@./e2e/need.sh lab test store
 	WEFT_BIN=$(RELEASE)/weft CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
 		$(CARGO) test -p weft-e2e $(NAME) -- --test-threads=1
 
 bench: build
-	@./e2e/need.sh lab
+	@./e2e/need.sh lab store
 	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
 
 check:

@@ -141,7 +141,7 @@ fn status_of(path: &Path) -> Result<StoreStatus, OpenError> {
         compacted: loaded.mvcc.compacted.max(0),
         keys: loaded.mvcc.len(),
         leases: loaded.leases.len(),
-        bytes: fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default(),
+        bytes: disk::size_of(path),
         cluster_id: loaded.identity.cluster,
     })
 }

@@ -18,6 +18,7 @@ use thiserror::Error;
 
 use crate::{
     checksum::Crc32c,
+    fault::{self, Fault},
     header::Identity,
     mvcc::{Mvcc, NEVER_COMPACTED, Record, Revision, RowId, Version},
 };
@@ -187,8 +188,16 @@ impl Log for SqliteLog {
     }
 
     fn size(&self) -> u64 {
-        fs::metadata(&self.path).map(|metadata| metadata.len()).unwrap_or_default()
+        size_of(&self.path)
     }
+}
+
+/// Bytes of a store's file, with what was not written back to it yet.
+pub(crate) fn size_of(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let size = |path: &Path| fs::metadata(path).map(|metadata| metadata.len()).unwrap_or_default();
+    size(path) + size(Path::new(&log))
 }
 
 /// Opens a store's file for reading only; one that is in use is read as it is now.
@@ -241,7 +250,9 @@ pub(crate) fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenE
     if mvcc.applied > revision {
         return Err(damaged(format!("revision {} is there, but {revision} is the last", mvcc.applied)));
     }
-    mvcc.applied = revision;
+    if !fault::has(Fault::RevisionFromRows) {
+        mvcc.applied = revision;
+    }
     let garbage = if compacted > NEVER_COMPACTED { mvcc.compact(compacted) } else { Vec::new() };
     let mut statement = connection.prepare("SELECT id, ttl FROM lease").map_err(fail)?;
     let leases = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).map_err(fail)?;
@@ -316,7 +327,8 @@ pub(crate) fn set_meta(connection: &Connection, name: &str, value: i64) -> rusql
 fn configure(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(std::time::Duration::from_secs(5))?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
-    connection.pragma_update(None, "synchronous", "FULL")?;
+    let synchronous = if fault::has(Fault::SyncNormal) { "NORMAL" } else { "FULL" };
+    connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
     connection.set_prepared_statement_cache_capacity(16);
     Ok(())

@@ -35,6 +35,7 @@ mod clock;
 mod disk;
 mod draft;
 mod engine;
+mod fault;
 mod hash;
 mod header;
 mod lease;

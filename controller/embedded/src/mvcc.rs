@@ -11,6 +11,8 @@ use std::{
 
 use etcd_client::proto::PbKeyValue;
 
+use crate::fault::{self, Fault};
+
 /// A revision of the store; 1 when it is empty, and one more with each change.
 pub type Revision = i64;
 
@@ -182,7 +184,8 @@ impl Mvcc {
             compact_history(history, revision, &mut dropped);
             !history.is_empty()
         });
-        let kept = self.records.partition_point(|record| record.revision < revision);
+        let dropped_too = i64::from(fault::has(Fault::DropTombstone));
+        let kept = self.records.partition_point(|record| record.revision < revision + dropped_too);
         self.records.drain(..kept);
         self.records.shrink_to_fit();
         dropped
@@ -207,7 +210,8 @@ fn live(history: &History, revision: Revision) -> Option<&Arc<Version>> {
 fn compact_history(history: &mut History, revision: Revision, dropped: &mut Vec<RowId>) {
     let past = history.partition_point(|version| version.modified <= revision);
     let Some(newest) = past.checked_sub(1) else { return };
-    let stays = history[newest].modified == revision || !history[newest].is_deletion();
+    let bookmark = history[newest].modified == revision && !fault::has(Fault::DropTombstone);
+    let stays = bookmark || !history[newest].is_deletion();
     let gone = if stays { newest } else { past };
     if gone == 0 {
         return;

@@ -19,6 +19,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::Status;
 
 use crate::{
+    fault::{self, Fault},
     limits,
     mvcc::{Mvcc, Revision, Span, Version},
     shared::Shared,
@@ -183,6 +184,9 @@ impl WatchStream {
             }
             Some(PbWatchRequestUnion::ProgressRequest(_)) => {
                 self.progress_asked = true;
+                if fault::has(Fault::ProgressFirst) {
+                    self.say(self.message(NO_WATCH, self.shared.visible())).await?;
+                }
                 Ok(())
             }
             None => Ok(()),
@@ -256,11 +260,12 @@ impl WatchStream {
             let mut size = 0;
             while let Some(event) = rest.next_if(|event| {
                 size += event.encoded_len();
-                !fragment || message.events.is_empty() || size <= limits::FRAGMENT_BYTES
+                let whole = !fragment && !fault::has(Fault::SplitRevision);
+                whole || message.events.is_empty() || fragment && size <= limits::FRAGMENT_BYTES
             }) {
                 message.events.push(event);
             }
-            message.fragment = rest.peek().is_some();
+            message.fragment = fragment && rest.peek().is_some();
             self.say(message).await?;
         }
         Ok(())
@@ -271,6 +276,10 @@ impl WatchStream {
     }
 
     async fn say(&self, message: PbWatchResponse) -> Result<(), Gone> {
+        if fault::has(Fault::DropForSlow) && !message.events.is_empty() {
+            drop(self.outbox.try_send(Ok(message)));
+            return Ok(());
+        }
         self.outbox.send(Ok(message)).await.map_err(|_| Gone)
     }
 }

@@ -10,6 +10,7 @@ use std::{
         Arc, PoisonError, RwLockWriteGuard,
         mpsc::{Receiver, RecvTimeoutError},
     },
+    thread,
     time::Duration,
 };
 
@@ -26,6 +27,7 @@ use crate::{
     clock::Clock,
     disk::{AppendError, Batch, LeaseChange, Log},
     draft::{self, Draft, Resolved, Step, Undo},
+    fault::{self, Fault},
     header, limits,
     lease::Leases,
     mvcc::{Mvcc, Revision, RowId},
@@ -120,9 +122,23 @@ impl Writer {
     }
 
     /// Makes what was carried out durable, shows it, and answers.
-    fn settle(&mut self, pending: Pending) -> Result<(), AppendError> {
-        let outcome = if pending.batch.is_empty() { Ok(()) } else { self.log.append(&pending.batch) };
+    fn settle(&mut self, mut pending: Pending) -> Result<(), AppendError> {
         let shared = Arc::clone(&self.shared);
+        fault::die_at(Fault::DieApplied);
+        if fault::has(Fault::AckBeforeSync) {
+            self.publish(shared.write(), &pending.batch);
+            pending.answers.drain(..).for_each(|answer| answer(Ok(())));
+            thread::sleep(Duration::from_millis(3));
+        }
+        if fault::has(Fault::ReadUnsynced) {
+            shared.publish(shared.read().applied);
+            thread::sleep(Duration::from_millis(3));
+        }
+        let outcome = if pending.batch.is_empty() { Ok(()) } else { self.log.append(&pending.batch) };
+        fault::die_at(Fault::DieSynced);
+        if pending.batch.compacted.is_some() {
+            fault::die_at(Fault::DieCompacted);
+        }
         let verdict = match &outcome {
             Ok(()) => {
                 self.publish(shared.write(), &pending.batch);
@@ -138,9 +154,7 @@ impl Writer {
             }
         };
         self.report_space(&outcome);
-        for answer in pending.answers {
-            answer(verdict.clone());
-        }
+        pending.answers.drain(..).for_each(|answer| answer(verdict.clone()));
         match outcome {
             Err(AppendError::Broken(source)) => Err(AppendError::Broken(source)),
             Ok(()) | Err(AppendError::Full) => Ok(()),
@@ -169,7 +183,7 @@ impl Writer {
 
     /// A server that was stopped could renew no lease, so the time does not count.
     fn allow_for_stall(&mut self, since_last_look: Duration) {
-        if since_last_look > limits::TICK + limits::STALL {
+        if since_last_look > limits::TICK + limits::STALL && !fault::has(Fault::NoStallGuard) {
             warn!(seconds = since_last_look.as_secs(), "this process stood still; every lease gets that time back");
             self.leases.extend(since_last_look);
         }
@@ -189,7 +203,7 @@ impl Writer {
         if count > 0 {
             let rows: Vec<RowId> = self.garbage.drain(..count).collect();
             match self.log.discard(&rows) {
-                Ok(()) => {}
+                Ok(()) => fault::die_at(Fault::DieRemoving),
                 Err(AppendError::Full) => self.garbage.extend(rows),
                 Err(broken) => return Err(broken),
             }
@@ -321,6 +335,13 @@ impl Writer {
     }
 
     fn end_lease(&mut self, mvcc: &mut Mvcc, pending: &mut Pending, id: i64) {
+        if fault::has(Fault::RevokeInSteps) {
+            for key in self.leases.find(id).map(|lease| lease.keys.clone()).unwrap_or_default() {
+                let mut draft = Draft::new(mvcc, &mut self.leases);
+                drop(draft.delete(&PbDeleteRequest { key: key.to_vec(), ..PbDeleteRequest::default() }));
+                pending.batch.records.extend(draft.close(&mut pending.undo));
+            }
+        }
         let mut draft = Draft::new(mvcc, &mut self.leases);
         draft.end_lease(id);
         pending.batch.records.extend(draft.close(&mut pending.undo));
