@@ -151,7 +151,13 @@ pub(crate) struct ServingArgs {
     ///
     /// Each node's certificate must have the node's name as its common name (CN): it may then write what is that node's,
     /// and nothing else.
-    #[arg(long, env = "WEFT_CLIENT_CA", hide_env_values = true, value_name = "FILE", help_heading = "Store of its own")]
+    #[arg(
+        long,
+        env = "WEFT_CLIENT_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Store of its own"
+    )]
     pub(crate) client_ca: Option<String>,
     /// Common name (CN) of clients' certificates that may write everything
     #[arg(

@@ -35,9 +35,9 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
         match &config.store {
             StoreConfig::Etcd(etcd) => {
                 let store = EtcdStore::connect(etcd_options(etcd)?).await?;
-                control(config, store, termination()?).await;
+                Box::pin(control(config, store, termination()?)).await;
             }
-            StoreConfig::Own(serving) => serve_and_control(config, serving).await?,
+            StoreConfig::Own(serving) => Box::pin(serve_and_control(config, serving)).await?,
         }
         Ok(())
     });

@@ -7,8 +7,9 @@ use weft_embedded_store::{Entry, backup, observe_status, read_entries, restore};
 use weft_overlay::{
     keys::KeyRange,
     store::{
-        ListRequest, Store, list_all,
+        ListRequest, Store,
         etcd::{EtcdOptions, EtcdStore, Pem},
+        list_all,
     },
     txn::{Compare, Op, Txn},
 };
@@ -109,7 +110,10 @@ async fn write_to(store: &EtcdStore, entries: Vec<Entry>) -> anyhow::Result<()> 
             txn.then.push(Op::put(key, value));
         }
         if !store.txn(txn).await?.succeeded {
-            bail!("somebody else writes to {} at the same time; stop its controllers and agents first", store.endpoint());
+            bail!(
+                "somebody else writes to {} at the same time; stop its controllers and agents first",
+                store.endpoint()
+            );
         }
     }
     Ok(())

@@ -57,7 +57,9 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// SQLite cannot read or write the file.
-    #[error("{path} cannot be read or written; if its disk is sound and not full, restore a backup with `weft store restore`")]
+    #[error(
+        "{path} cannot be read or written; if its disk is sound and not full, restore a backup with `weft store restore`"
+    )]
     Sqlite {
         /// The file.
         path: PathBuf,
@@ -357,8 +359,7 @@ fn create(connection: &Connection, identity: Identity) -> rusqlite::Result<()> {
 }
 
 fn write(transaction: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut insert = transaction
-        .prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
+    let mut insert = transaction.prepare_cached("INSERT INTO log VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?;
     for version in batch.records.iter().flat_map(|record| &record.changes) {
         insert.execute(params![
             version.modified,

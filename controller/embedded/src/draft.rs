@@ -6,8 +6,8 @@
 use std::{sync::Arc, time::Duration};
 
 use etcd_client::proto::{
-    PbDeleteRequest, PbDeleteResponse, PbPutRequest, PbPutResponse, PbTxnOpRequest, PbTxnOpResponse,
-    PbTxnRequest, PbTxnRequestOp, PbTxnResponse,
+    PbDeleteRequest, PbDeleteResponse, PbPutRequest, PbPutResponse, PbTxnOpRequest, PbTxnOpResponse, PbTxnRequest,
+    PbTxnRequestOp, PbTxnResponse,
 };
 use etcd_client::proto::{PbRangeRequest, PbRangeResponse, PbResponseOp};
 
@@ -110,9 +110,7 @@ fn read_steps(mvcc: &Mvcc, current: Revision, resolved: &Resolved<'_>) -> Result
     let mut responses = Vec::with_capacity(resolved.steps.len());
     for step in &resolved.steps {
         let response = match step {
-            Step::Range(range) => {
-                PbTxnOpResponse::ResponseRange(Selection::make(mvcc, current, range)?.message())
-            }
+            Step::Range(range) => PbTxnOpResponse::ResponseRange(Selection::make(mvcc, current, range)?.message()),
             Step::Txn(nested) => PbTxnOpResponse::ResponseTxn(read_steps(mvcc, current, nested)?),
             Step::Put(_) | Step::Delete(_) => continue,
         };
@@ -134,7 +132,8 @@ impl<'a> Draft<'a> {
     pub(crate) fn put(&mut self, request: &PbPutRequest) -> Result<PbPutResponse, Refusal> {
         check_lease(self.leases, request)?;
         let previous = self.mvcc.at(&request.key, Revision::MAX).cloned();
-        let kept = |wanted: bool| if wanted { previous.as_ref().map(Some).ok_or(Refusal::KeyNotFound) } else { Ok(None) };
+        let kept =
+            |wanted: bool| if wanted { previous.as_ref().map(Some).ok_or(Refusal::KeyNotFound) } else { Ok(None) };
         let value = match kept(request.ignore_value)? {
             Some(previous) => previous.value.clone().unwrap_or_default(),
             None => request.value.as_slice().into(),
@@ -151,7 +150,8 @@ impl<'a> Draft<'a> {
         for version in &gone {
             self.unset(version);
         }
-        let prev_kvs = if request.prev_kv { gone.iter().map(|version| version.message()).collect() } else { Vec::new() };
+        let prev_kvs =
+            if request.prev_kv { gone.iter().map(|version| version.message()).collect() } else { Vec::new() };
         let deleted = i64::try_from(gone.len()).unwrap_or(i64::MAX);
         PbDeleteResponse { header: header::of_part(self.current()), deleted, prev_kvs }
     }
@@ -290,4 +290,3 @@ fn check_lease(leases: &Leases, request: &PbPutRequest) -> Result<(), Refusal> {
     let missing = request.lease != 0 && leases.find(request.lease).is_none();
     if missing { Err(Refusal::LeaseNotFound) } else { Ok(()) }
 }
-

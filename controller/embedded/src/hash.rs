@@ -8,7 +8,7 @@ use prost::Message;
 
 use crate::{
     checksum::Crc32c,
-    mvcc::{Mvcc, Revision, Version},
+    mvcc::{Mvcc, Revision, Span, Version},
     refusal::Refusal,
 };
 
@@ -21,11 +21,15 @@ pub(crate) fn of(mvcc: &Mvcc, current: Revision, revision: Revision) -> Result<u
         return Err(Refusal::Compacted);
     }
     let upto = if revision == 0 { current } else { revision };
+    let everything = Span::new(&[0], &[0]);
+    // etcd skips what is compacted by looking it up among what is to be kept, but not if that is nothing.
+    let nothing_there = mvcc.span(&everything, upto).next().is_none();
     let mut rows = BTreeMap::new();
     for version in mvcc.versions().filter(|version| version.modified <= upto) {
         // What was compacted counts as long as it is the state.
         let state = || mvcc.at(&version.key, upto).is_some_and(|live| std::sync::Arc::ptr_eq(live, version));
-        if version.modified > mvcc.compacted || state() {
+        let kept = version.modified > mvcc.compacted || state();
+        if kept || (nothing_there && !version.is_deletion()) {
             rows.insert((version.modified, version.sub), version);
         }
     }

@@ -19,12 +19,12 @@ use tokio::{
 };
 use tonic::transport::{Certificate, Endpoint, Identity, ServerTlsConfig};
 
+use self::{authority::Authority, disk::AppendError, engine::Engine};
 pub use self::{
-    mvcc::Revision,
     backup::{BackupError, Entry, StoreStatus, backup, observe_status, read_entries, restore},
     disk::OpenError,
+    mvcc::Revision,
 };
-use self::{authority::Authority, disk::AppendError, engine::Engine};
 
 mod authority;
 mod backup;
@@ -205,8 +205,7 @@ impl EmbeddedStore {
         let opening = tokio::task::spawn_blocking(move || Engine::open(&directory, authority));
         let (engine, writer_ended) = opening.await.expect("opening does not panic, and nobody cancels it")?;
         let address = options.listen;
-        let listener =
-            TcpListener::bind(address).await.map_err(|source| StoreError::Listen { address, source })?;
+        let listener = TcpListener::bind(address).await.map_err(|source| StoreError::Listen { address, source })?;
         let (connect, pipes) = mpsc::channel(1);
         Ok(Self { engine, options, listener, writer_ended, pipes, connector: Connector { pipes: connect } })
     }
@@ -248,7 +247,10 @@ impl EmbeddedStore {
     }
 }
 
-fn writer_outcome(ended: Result<Result<(), AppendError>, oneshot::error::RecvError>, path: &Path) -> Result<(), StoreError> {
+fn writer_outcome(
+    ended: Result<Result<(), AppendError>, oneshot::error::RecvError>,
+    path: &Path,
+) -> Result<(), StoreError> {
     match ended {
         Ok(Err(AppendError::Broken(source))) => Err(StoreError::Disk { path: path.to_owned(), source }),
         // The writer panicked, which its thread has already reported.

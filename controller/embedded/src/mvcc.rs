@@ -77,9 +77,7 @@ impl Span {
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         match self {
             Self::One(one) => one == key,
-            Self::From(start, end) => {
-                start.as_slice() <= key && end.as_ref().is_none_or(|end| key < end.as_slice())
-            }
+            Self::From(start, end) => start.as_slice() <= key && end.as_ref().is_none_or(|end| key < end.as_slice()),
         }
     }
 }
@@ -117,7 +115,11 @@ impl Mvcc {
     }
 
     /// The keys of a span that existed at a revision, in order.
-    pub(crate) fn span<'a>(&'a self, span: &Span, revision: Revision) -> Box<dyn Iterator<Item = &'a Arc<Version>> + 'a> {
+    pub(crate) fn span<'a>(
+        &'a self,
+        span: &Span,
+        revision: Revision,
+    ) -> Box<dyn Iterator<Item = &'a Arc<Version>> + 'a> {
         let (start, end) = match span {
             Span::One(key) => return Box::new(self.at(key, revision).into_iter()),
             Span::From(start, end) => (start.as_slice(), end.as_deref()),

@@ -129,12 +129,8 @@ fn holds_for(compare: &PbCompare, version: Option<&Arc<Version>>) -> bool {
 }
 
 fn filters(request: &PbRangeRequest) -> bool {
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let bounds =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     bounds.iter().any(|bound| *bound != 0)
 }
 

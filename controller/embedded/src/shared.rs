@@ -7,7 +7,11 @@ use std::sync::{
 
 use tokio::sync::{Semaphore, watch};
 
-use crate::{header::Identity, limits, mvcc::{Mvcc, Revision}};
+use crate::{
+    header::Identity,
+    limits,
+    mvcc::{Mvcc, Revision},
+};
 
 /// Readers' side of the store.
 #[derive(Debug)]

@@ -331,5 +331,9 @@ impl Watching {
 /// where the key was deleted in the same revision.
 fn previous(mvcc: &Mvcc, version: &Version) -> Option<Arc<Version>> {
     let before = version.modified - 1;
-    if before < mvcc.compacted || version.created == version.modified { None } else { mvcc.at(&version.key, before).cloned() }
+    if before < mvcc.compacted || version.created == version.modified {
+        None
+    } else {
+        mvcc.at(&version.key, before).cloned()
+    }
 }

@@ -83,7 +83,8 @@ async fn figures(cli: &Cli) -> Result<Vec<Figure>> {
         server.wait().await?;
     }
     let mut figures = Vec::new();
-    let mut put = |what: String, unit, more, [ours, etcd]: [f64; 2]| figures.push(Figure { what, unit, more, ours, etcd });
+    let mut put =
+        |what: String, unit, more, [ours, etcd]: [f64; 2]| figures.push(Figure { what, unit, more, ours, etcd });
     let mut latencies = [Vec::new(), Vec::new()];
     let mut rates = [Vec::new(), Vec::new()];
     let mut fan_outs = [Vec::new(), Vec::new()];
@@ -161,7 +162,8 @@ async fn fan_out(server: &Server) -> Result<f64> {
         let client = server.client().await?;
         for _ in 0..10 {
             let mut client = client.clone();
-            let mut stream = client.watch("/fan/", Some(WatchOptions::new().with_prefix())).await.context("watching")?;
+            let mut stream =
+                client.watch("/fan/", Some(WatchOptions::new().with_prefix())).await.context("watching")?;
             stream.message().await.context("watching")?;
             watchers.spawn(async move {
                 let mut seen = 0;

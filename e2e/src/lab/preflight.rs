@@ -9,12 +9,8 @@ use super::{EtcdMembers, LabError, LabOptions};
 use crate::topology::Topology;
 
 /// Programs that the lab runs, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 4] = [
-    ("ip", "iproute2"),
-    ("bridge", "iproute2"),
-    ("nft", "nftables"),
-    ("setsid", "util-linux"),
-];
+const PROGRAMS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("bridge", "iproute2"), ("nft", "nftables"), ("setsid", "util-linux")];
 /// And in a lab with etcd.
 const ETCD: (&str, &str) = ("etcd", "etcd-server");
 

@@ -17,7 +17,9 @@ pub(crate) struct Cluster {
 }
 
 fn one_server() -> Status {
-    Status::unimplemented("this store is one server and has no members to change; move to etcd with `weft store export`")
+    Status::unimplemented(
+        "this store is one server and has no members to change; move to etcd with `weft store export`",
+    )
 }
 
 #[async_trait]

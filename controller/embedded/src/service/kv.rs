@@ -24,10 +24,7 @@ impl PbKvService for Kv {
 
     type RangeStreamStream = Empty<Result<PbRangeStreamResponse, Status>>;
 
-    async fn range_stream(
-        &self,
-        _: Request<PbRangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(&self, _: Request<PbRangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         Err(Status::unimplemented("this store has no RangeStream; use Range with a limit and go on after the last key"))
     }
 
@@ -46,10 +43,7 @@ impl PbKvService for Kv {
         Ok(Response::new(self.engine.txn(caller, request.into_inner()).await?))
     }
 
-    async fn compact(
-        &self,
-        request: Request<PbCompactionRequest>,
-    ) -> Result<Response<PbCompactionResponse>, Status> {
+    async fn compact(&self, request: Request<PbCompactionRequest>) -> Result<Response<PbCompactionResponse>, Status> {
         let caller = self.administrators.caller(&request)?;
         Ok(Response::new(self.engine.compact(caller, request.into_inner()).await?))
     }

@@ -255,9 +255,20 @@ impl Decoder for Raw {
 }
 
 const METHODS: [&str; 14] = [
-    "KV/Range", "KV/Put", "KV/DeleteRange", "KV/Txn", "KV/Compact", "Lease/LeaseGrant", "Lease/LeaseRevoke",
-    "Lease/LeaseTimeToLive", "Lease/LeaseLeases", "Maintenance/Status", "Maintenance/HashKV", "Maintenance/Alarm",
-    "Cluster/MemberList", "Watch/Watch",
+    "KV/Range",
+    "KV/Put",
+    "KV/DeleteRange",
+    "KV/Txn",
+    "KV/Compact",
+    "Lease/LeaseGrant",
+    "Lease/LeaseRevoke",
+    "Lease/LeaseTimeToLive",
+    "Lease/LeaseLeases",
+    "Maintenance/Status",
+    "Maintenance/HashKV",
+    "Maintenance/Alarm",
+    "Cluster/MemberList",
+    "Watch/Watch",
 ];
 
 /// A message of fields that a request could have, with values that it should not.
@@ -267,7 +278,19 @@ fn message(rng: &mut StdRng, depth: u32) -> Vec<u8> {
         let field = rng.random_range(1..14_u8);
         match rng.random_range(0..4) {
             0 => {
-                bytes.extend([field << 3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, rng.random_range(0..3)]);
+                bytes.extend([
+                    field << 3,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    0xff,
+                    rng.random_range(0..3),
+                ]);
             }
             1 => bytes.extend([field << 3, rng.random_range(0..128)]),
             2 if depth < 4 => {

@@ -21,20 +21,12 @@ fn put(key: &str, value: &str) -> Operation {
 }
 
 fn plain_put(key: &str, value: &str) -> Put {
-    Put {
-        key: key.into(),
-        value: value.into(),
-        lease: 0,
-        prev_kv: false,
-        ignore_value: false,
-        ignore_lease: false,
-    }
+    Put { key: key.into(), value: value.into(), lease: 0, prev_kv: false, ignore_value: false, ignore_lease: false }
 }
 
 fn plain_get(key: &str) -> Get {
     let (end, bounds) = (Vec::new(), [0; 4]);
-    let get = Get { key: key.into(), end, limit: 0, revision: 0, sort: None, keys_only: false, count_only: false, bounds };
-    get
+    Get { key: key.into(), end, limit: 0, revision: 0, sort: None, keys_only: false, count_only: false, bounds }
 }
 
 fn get_at(key: &str, revision: i64) -> Operation {

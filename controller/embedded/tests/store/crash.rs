@@ -47,12 +47,15 @@ struct Seen {
 /// Kills the server so many times, each time in the middle of its work; `faults` are put into some of its lives.
 async fn check(directory: &Path, kills: u64, faults: &[&str]) -> Result<usize, String> {
     let known = Arc::new(Known::default());
-    let watchers: Vec<_> =
-        (0..WATCHERS).map(|_| Arc::new(Mutex::new(Seen { next: 1, ..Seen::default() }))).collect();
+    let watchers: Vec<_> = (0..WATCHERS).map(|_| Arc::new(Mutex::new(Seen { next: 1, ..Seen::default() }))).collect();
     let mut rng = StdRng::seed_from_u64(7);
     for life in 0..kills {
         // Every other life ends at random, the others where the faults say, if they get so far.
-        let fault = if life % 2 == 0 || faults.len() == 1 { faults.get(usize::try_from(life / 2).unwrap() % faults.len().max(1)) } else { None };
+        let fault = if life % 2 == 0 || faults.len() == 1 {
+            faults.get(usize::try_from(life / 2).unwrap() % faults.len().max(1))
+        } else {
+            None
+        };
         let mut server = Server::ours(directory, fault.copied());
         let mut tasks = Vec::new();
         let mut client = server.client().await;
@@ -85,7 +88,8 @@ async fn check(directory: &Path, kills: u64, faults: &[&str]) -> Result<usize, S
 /// After each start: the revision, the keys of the life before, and the lease.
 async fn check_state(client: &mut Client, known: &Known, life: u64) -> Result<(), String> {
     let prefix = format!("l{:05}/", life.saturating_sub(1));
-    let got = client.get(prefix.clone(), Some(GetOptions::new().with_prefix())).await.map_err(|error| error.to_string())?;
+    let got =
+        client.get(prefix.clone(), Some(GetOptions::new().with_prefix())).await.map_err(|error| error.to_string())?;
     let (revision, told) = (got.header().unwrap().revision(), known.revision.load(Ordering::SeqCst));
     if revision < told {
         return Err(format!("revision {revision} after somebody was told {told}"));
@@ -105,7 +109,10 @@ async fn check_state(client: &mut Client, known: &Known, life: u64) -> Result<()
         }
     }
     if life == 0 {
-        client.lease_grant(TTL, Some(LeaseGrantOptions::new().with_id(LEASE))).await.map_err(|error| error.to_string())?;
+        client
+            .lease_grant(TTL, Some(LeaseGrantOptions::new().with_id(LEASE)))
+            .await
+            .map_err(|error| error.to_string())?;
         return Ok(());
     }
     let left = client.lease_time_to_live(LEASE, None).await.map_err(|error| error.to_string())?.ttl();

@@ -154,7 +154,7 @@ impl Dice {
             920..940 => Operation::Revoke(self.lease()),
             940..955 => Operation::KeepAlive(self.lease()),
             955..975 => Operation::TimeToLive(self.lease()),
-            975..1000 => Operation::Leases,
+            975..985 => Operation::Leases,
             _ => Operation::HashKv(if self.rng.random_bool(0.5) { 0 } else { self.old_revision() }),
         }
     }
@@ -238,7 +238,8 @@ impl Dice {
             .map(|_| match self.rng.random_range(0..10) {
                 _ if many => Operation::Get(self.get()),
                 0..3 => Operation::Get(self.get()),
-                3..7 => Operation::Put(Put { ignore_value: false, ..self.put() }),
+                // etcd ends when one of a transaction keeps what an earlier operation of it has deleted.
+                3..7 => Operation::Put(Put { ignore_value: false, ignore_lease: false, ..self.put() }),
                 7 | 8 => Operation::Delete(self.delete()),
                 _ if depth < 2 => Operation::Txn(self.transaction(depth + 1)),
                 _ => Operation::Get(self.get()),

@@ -81,8 +81,7 @@ async fn a_lease_revived_after_its_time_is_found() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_stood_still_expires_nothing_on_waking() {
     let (directory, other) = (scratch(), scratch());
-    let (server, faulty) =
-        (Server::ours(directory.path(), None), Server::ours(other.path(), Some("NoStallGuard")));
+    let (server, faulty) = (Server::ours(directory.path(), None), Server::ours(other.path(), Some("NoStallGuard")));
 
     let (right, wrong) = tokio::join!(check_stall(&server), check_stall(&faulty));
 

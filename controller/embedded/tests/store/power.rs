@@ -138,7 +138,10 @@ async fn a_full_disk_refuses_writes_until_there_is_space() {
     assert!(refused.to_string().contains("database space exceeded"), "{refused}");
     let got = client.get("a", None).await.unwrap();
     assert_eq!((got.kvs()[0].mod_revision(), got.header().unwrap().revision()), (last, last));
-    assert_eq!(client.alarm(etcd_client::AlarmAction::Get, etcd_client::AlarmType::None, None).await.unwrap().alarms().len(), 1);
+    assert_eq!(
+        client.alarm(etcd_client::AlarmAction::Get, etcd_client::AlarmType::None, None).await.unwrap().alarms().len(),
+        1
+    );
 
     fs::remove_file(&ballast).unwrap();
     let revision = client.put("b", "1", None).await.unwrap().header().unwrap().revision();

@@ -19,11 +19,26 @@ const KEYS: u8 = 5;
 /// What was asked and what came of it.
 #[derive(Debug, Clone)]
 enum Done {
-    Put { key: u8, value: u64 },
+    Put {
+        key: u8,
+        value: u64,
+    },
     /// Set if it was at this revision; whether it was, and else what was seen.
-    Swap { key: u8, value: u64, expected: i64, succeeded: bool, seen: Option<(i64, u64)> },
-    Get { key: u8, seen: Option<(i64, u64)> },
-    Delete { key: u8, deleted: bool },
+    Swap {
+        key: u8,
+        value: u64,
+        expected: i64,
+        succeeded: bool,
+        seen: Option<(i64, u64)>,
+    },
+    Get {
+        key: u8,
+        seen: Option<(i64, u64)>,
+    },
+    Delete {
+        key: u8,
+        deleted: bool,
+    },
 }
 
 #[derive(Debug, Clone)]
