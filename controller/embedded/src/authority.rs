@@ -50,26 +50,36 @@ struct Judgement<'a> {
 
 impl Authority {
     /// Whether a caller may carry out a transaction.
-    pub(crate) fn check_txn(&self, caller: &Caller, mvcc: &Mvcc, resolved: &Resolved<'_>) -> Result<(), Refusal> {
+    pub(crate) fn check_txn(
+        &self,
+        caller: &Caller,
+        (mvcc, leases): (&Mvcc, &Leases),
+        resolved: &Resolved<'_>,
+    ) -> Result<(), Refusal> {
         let Caller::Node(name) = caller else { return Ok(()) };
         let mut writes = Writes::default();
         resolved.visit(&mut |step| {
-            writes.add(mvcc, step);
+            writes.add(mvcc, leases, step);
             Ok::<_, Refusal>(())
         })?;
         self.judge(name, mvcc, &writes)
     }
 
     /// Whether a caller may carry out a single operation.
-    pub(crate) fn check_step(&self, caller: &Caller, mvcc: &Mvcc, step: &Step<'_>) -> Result<(), Refusal> {
+    pub(crate) fn check_step(
+        &self,
+        caller: &Caller,
+        (mvcc, leases): (&Mvcc, &Leases),
+        step: &Step<'_>,
+    ) -> Result<(), Refusal> {
         let Caller::Node(name) = caller else { return Ok(()) };
         let mut writes = Writes::default();
-        writes.add(mvcc, step);
+        writes.add(mvcc, leases, step);
         self.judge(name, mvcc, &writes)
     }
 
-    /// Whether a caller may end a lease: all that hangs on it must be its own.
-    pub(crate) fn check_revoke(&self, caller: &Caller, mvcc: &Mvcc, leases: &Leases, id: i64) -> Result<(), Refusal> {
+    /// Whether a caller may renew or end a lease: all that hangs on it must be its own.
+    pub(crate) fn check_lease(&self, caller: &Caller, mvcc: &Mvcc, leases: &Leases, id: i64) -> Result<(), Refusal> {
         let (Caller::Node(name), Some(lease)) = (caller, leases.find(id)) else { return Ok(()) };
         let deletes = lease.keys.iter().map(|key| key.to_vec()).collect();
         self.judge(name, mvcc, &Writes { deletes, ..Writes::default() })
@@ -103,9 +113,14 @@ impl Authority {
 }
 
 impl Writes {
-    fn add(&mut self, mvcc: &Mvcc, step: &Step<'_>) {
+    fn add(&mut self, mvcc: &Mvcc, leases: &Leases, step: &Step<'_>) {
         match step {
-            Step::Put(put) => drop(self.puts.insert(put.key.clone(), put.value.clone())),
+            Step::Put(put) => {
+                self.puts.insert(put.key.clone(), put.value.clone());
+                // What hangs on a lease shares its fate, so it must be in the same hands.
+                let fellows = leases.find(put.lease).into_iter().flat_map(|lease| &lease.keys);
+                self.deletes.extend(fellows.map(|key| key.to_vec()));
+            }
             Step::Delete(delete) => {
                 let span = Span::new(&delete.key, &delete.range_end);
                 self.deletes.extend(mvcc.span(&span, Revision::MAX).map(|version| version.key.to_vec()));

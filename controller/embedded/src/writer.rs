@@ -88,6 +88,7 @@ impl Writer {
     pub(crate) fn run(mut self, queue: &Receiver<Job>) -> Result<(), AppendError> {
         let mut looked = self.clock.now();
         let mut tidied = looked;
+        let mut expired = looked;
         loop {
             let jobs = match queue.recv_timeout(limits::TICK) {
                 Ok(first) => more_jobs(first, queue),
@@ -97,7 +98,11 @@ impl Writer {
             let now = self.clock.now();
             self.allow_for_stall(now.saturating_sub(looked));
             looked = now;
-            self.step(jobs, now)?;
+            let look = jobs.is_empty() || now.saturating_sub(expired) >= limits::TICK;
+            if look {
+                expired = now;
+            }
+            self.step(jobs, now, look)?;
             if now.saturating_sub(tidied) >= limits::TICK {
                 self.tidy(now)?;
                 tidied = now;
@@ -105,8 +110,8 @@ impl Writer {
         }
     }
 
-    /// Carries out jobs, and ends leases whose time is over.
-    fn step(&mut self, jobs: Vec<Job>, now: Duration) -> Result<(), AppendError> {
+    /// Carries out jobs, and with `expire` ends leases whose time is over.
+    fn step(&mut self, jobs: Vec<Job>, now: Duration, expire: bool) -> Result<(), AppendError> {
         let mut pending = Pending::default();
         let shared = Arc::clone(&self.shared);
         {
@@ -114,7 +119,7 @@ impl Writer {
             for job in jobs {
                 self.carry_out(&mut mvcc, &mut pending, job, now);
             }
-            for id in self.leases.expired(now) {
+            for id in if expire { self.leases.expired(now) } else { Vec::new() } {
                 info!(lease = id, "lease expired");
                 self.end_lease(&mut mvcc, &mut pending, id);
             }
@@ -242,8 +247,9 @@ impl Writer {
                 pending.answer(reply, done);
             }
             Work::KeepAlive(id, reply) => {
-                let done = self.keep_alive(mvcc, pending, id, now);
-                pending.answer(reply, Ok(done));
+                let allowed = self.authority.check_lease(caller, mvcc, &self.leases, id);
+                let done = allowed.map(|()| self.keep_alive(mvcc, pending, id, now));
+                pending.answer(reply, done);
             }
             Work::TimeToLive(request, reply) => {
                 pending.answer(reply, Ok(self.time_to_live(mvcc.applied, &request, now)));
@@ -262,7 +268,7 @@ impl Writer {
         (caller, step): (&Caller, &Step<'_>),
         write: impl FnOnce(&mut Draft<'_>) -> Result<T, Refusal>,
     ) -> Result<T, Refusal> {
-        self.authority.check_step(caller, mvcc, step)?;
+        self.authority.check_step(caller, (mvcc, &self.leases), step)?;
         let mut draft = Draft::new(mvcc, &mut self.leases);
         match write(&mut draft) {
             Ok(done) => {
@@ -284,7 +290,7 @@ impl Writer {
         request: &PbTxnRequest,
     ) -> Result<PbTxnResponse, Refusal> {
         let resolved = Resolved::new(mvcc, mvcc.applied, request);
-        self.authority.check_txn(caller, mvcc, &resolved)?;
+        self.authority.check_txn(caller, (mvcc, &self.leases), &resolved)?;
         let mut draft = Draft::new(mvcc, &mut self.leases);
         match draft.txn(&resolved) {
             Ok(done) => {
@@ -330,7 +336,7 @@ impl Writer {
         if self.leases.find(id).is_none() {
             return Err(Refusal::LeaseNotFound);
         }
-        self.authority.check_revoke(caller, mvcc, &self.leases, id)?;
+        self.authority.check_lease(caller, mvcc, &self.leases, id)?;
         self.end_lease(mvcc, pending, id);
         Ok(PbLeaseRevokeResponse { header: header::of_part(mvcc.applied) })
     }

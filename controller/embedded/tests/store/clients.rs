@@ -181,6 +181,9 @@ async fn a_node_with_a_certificate_writes_only_what_is_its_own() {
     denied(h2.put("/elsewhere", "1", None).await);
     denied(h2.delete("/weft/v1/net/x/ep/", Some(etcd_client::DeleteOptions::new().with_prefix())).await);
     denied(h2.lease_revoke(lease).await);
+    denied(h2.lease_keep_alive(lease).await);
+    denied(h2.put("/weft/v1/live/n2", "{}", Some(PutOptions::new().with_lease(lease))).await);
+    assert!(h1.lease_keep_alive(lease).await.is_ok());
     denied(h2.compact(2, None).await);
     assert_eq!(h2.get("/weft/v1/node/n1", None).await.unwrap().kvs().len(), 1);
 
