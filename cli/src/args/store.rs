@@ -55,8 +55,9 @@ pub(crate) struct BackupArgs {
 
 /// Make a store of a backup
 ///
-/// The directory must have no store. Start the controller afterwards: agents notice that the store is another one, put
-/// what is theirs back, and delete nothing for a while. The revision is set far ahead of what any of them has seen.
+/// The directory must have no store. Start the controller afterwards: agents notice that the store is another one and
+/// take nothing away at once. Containers that were connected after the backup must be connected again. The revision is
+/// set far ahead of what any agent has seen.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(after_long_help = examples::STORE_RESTORE)]
 pub(crate) struct RestoreArgs {

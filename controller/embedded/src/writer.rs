@@ -25,7 +25,7 @@ use tracing::{error, info, warn};
 use crate::{
     authority::{Authority, Caller},
     clock::Clock,
-    disk::{AppendError, Batch, LeaseChange, Log},
+    disk::{AppendError, Batch, Log},
     draft::{self, Draft, Resolved, Step, Undo},
     fault::{self, Fault},
     header,
@@ -36,6 +36,8 @@ use crate::{
     retention::Retention,
     shared::Shared,
 };
+
+mod leases;
 
 pub(crate) type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 
@@ -240,7 +242,7 @@ impl Writer {
             }
             Work::Grant(request, reply) => {
                 let done = self.grant(pending, &request, now);
-                pending.answer(reply, done.map(|granted| with_revision(granted, mvcc.applied)));
+                pending.answer(reply, done.map(|granted| leases::with_revision(granted, mvcc.applied)));
             }
             Work::Revoke(id, reply) => {
                 let done = self.revoke(mvcc, pending, caller, id);
@@ -303,89 +305,6 @@ impl Writer {
             }
         }
     }
-
-    fn grant(
-        &mut self,
-        pending: &mut Pending,
-        request: &PbLeaseGrantRequest,
-        now: Duration,
-    ) -> Result<PbLeaseGrantResponse, Refusal> {
-        let id = if request.id == 0 { self.free_lease_id() } else { request.id };
-        let ttl = self.leases.admit(id, request.ttl)?;
-        draft::grant(&mut self.leases, (id, ttl), now, &mut pending.undo);
-        pending.batch.leases.push(LeaseChange::Granted { id, ttl });
-        Ok(PbLeaseGrantResponse { header: None, id, ttl, error: String::new() })
-    }
-
-    fn free_lease_id(&self) -> i64 {
-        loop {
-            let id = rand::random_range(1..=i64::MAX);
-            if self.leases.find(id).is_none() {
-                return id;
-            }
-        }
-    }
-
-    fn revoke(
-        &mut self,
-        mvcc: &mut Mvcc,
-        pending: &mut Pending,
-        caller: &Caller,
-        id: i64,
-    ) -> Result<PbLeaseRevokeResponse, Refusal> {
-        if self.leases.find(id).is_none() {
-            return Err(Refusal::LeaseNotFound);
-        }
-        self.authority.check_lease(caller, mvcc, &self.leases, id)?;
-        self.end_lease(mvcc, pending, id);
-        Ok(PbLeaseRevokeResponse { header: header::of_part(mvcc.applied) })
-    }
-
-    fn end_lease(&mut self, mvcc: &mut Mvcc, pending: &mut Pending, id: i64) {
-        if fault::has(Fault::RevokeInSteps) {
-            for key in self.leases.find(id).map(|lease| lease.keys.clone()).unwrap_or_default() {
-                let mut draft = Draft::new(mvcc, &mut self.leases);
-                drop(draft.delete(&PbDeleteRequest { key: key.to_vec(), ..PbDeleteRequest::default() }));
-                pending.batch.records.extend(draft.close(&mut pending.undo));
-            }
-        }
-        let mut draft = Draft::new(mvcc, &mut self.leases);
-        draft.end_lease(id);
-        pending.batch.records.extend(draft.close(&mut pending.undo));
-        if let Some(lease) = self.leases.remove(id) {
-            pending.undo.push(Undo::Ended(id, lease));
-            pending.batch.leases.push(LeaseChange::Ended { id });
-        }
-    }
-
-    /// A lease whose time is over is not revived: it is ended, and the answer says so once that is durable.
-    fn keep_alive(
-        &mut self,
-        mvcc: &mut Mvcc,
-        pending: &mut Pending,
-        id: i64,
-        now: Duration,
-    ) -> PbLeaseKeepAliveResponse {
-        let ttl = self.leases.renew(id, now);
-        if ttl.is_none() && self.leases.find(id).is_some() {
-            self.end_lease(mvcc, pending, id);
-        }
-        PbLeaseKeepAliveResponse { header: header::of_part(mvcc.applied), id, ttl: ttl.unwrap_or_default() }
-    }
-
-    fn time_to_live(
-        &self,
-        revision: Revision,
-        request: &PbLeaseTimeToLiveRequest,
-        now: Duration,
-    ) -> PbLeaseTimeToLiveResponse {
-        let header = header::of_part(revision);
-        let Some(lease) = self.leases.find(request.id) else {
-            return PbLeaseTimeToLiveResponse { header, id: request.id, ttl: -1, ..Default::default() };
-        };
-        let keys = if request.keys { lease.keys.iter().map(|key| key.to_vec()).collect() } else { Vec::new() };
-        PbLeaseTimeToLiveResponse { header, id: request.id, ttl: lease.remaining(now), granted_ttl: lease.ttl, keys }
-    }
 }
 
 impl Pending {
@@ -420,11 +339,6 @@ fn compact(
     }
     pending.batch.compacted = Some(revision);
     Ok(PbCompactionResponse { header: header::of_part(mvcc.applied) })
-}
-
-fn with_revision(mut granted: PbLeaseGrantResponse, revision: Revision) -> PbLeaseGrantResponse {
-    granted.header = header::of_part(revision);
-    granted
 }
 
 impl Shared {
