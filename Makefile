@@ -47,6 +47,7 @@ store:
 	@./e2e/need.sh build store
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
 		$(CARGO) test -p weft-embedded-store --features faults
+	WEFT_STORE_PROGRAM=$(CURDIR)/target/debug/weft-store-serve $(CARGO) test -p weft-overlay --features store --test store
 
 # Adapters against the real kernel.
 kernel:
