@@ -5,13 +5,14 @@ RELEASE := $(CURDIR)/target/release
 # Tests that make hosts run in mount, PID and network namespaces of their own: nothing can leak, labs do not collide.
 ISOLATED := $(CURDIR)/e2e/run-isolated.sh
 
-.PHONY: help build demo lab test unit kernel sim e2e bench check fmt bless deny clean
+.PHONY: help build demo lab test unit store kernel sim e2e bench bench-store check fmt bless deny clean
 
 help:
 	@echo 'make demo    three virtual hosts, containers, names, a killed agent: the main job, end to end'
-	@echo 'make test    every test          (unit, sim, kernel, e2e [NAME=...] run parts of it)'
+	@echo 'make test    every test          (unit, sim, store, kernel, e2e [NAME=...] run parts of it)'
 	@echo 'make lab     three hosts that stay up, and what to type next'
 	@echo 'make bench   throughput, latency, losses and footprint, beside those of others'
+	@echo 'make bench-store  the store that a controller serves, beside etcd on the same disk'
 	@echo 'make check   formatting, lints, purity of the pure crates'
 	@echo 'make bless   rewrite the golden files from what the code says now'
 
@@ -28,7 +29,7 @@ lab: build
 	$(RELEASE)/weft-lab up
 	@./e2e/what-next.sh
 
-test: unit kernel e2e
+test: unit store kernel e2e
 
 # Everything that needs no namespaces of its own: pure logic, golden texts, the store's adapters, the simulation.
 unit:
@@ -40,24 +41,40 @@ unit:
 sim:
 	$(if $(SEED),WEFT_SIM_SEED=$(SEED)) $(if $(SEEDS),WEFT_SIM_SEEDS=$(SEEDS)) $(CARGO) test --release -p weft-node-agent --test sim -- --nocapture
 
+# The store that a controller serves, against a real etcd: answers, death, loss of power, faults that must be found.
+# WEFT_STORE_OPERATIONS=1000000 compares more answers.
+store:
+	@./e2e/need.sh build store
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
+		$(CARGO) test -p weft-embedded-store --features faults
+	WEFT_STORE_PROGRAM=$(CURDIR)/target/debug/weft-store-serve $(CARGO) test -p weft-overlay --features store --test store
+
 # Adapters against the real kernel.
 kernel:
 	@./e2e/need.sh build lab test
 	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) $(CARGO) test -p weft-node-agent --test kernel --test firewall
 
-# Real binaries, real etcd, hosts as network namespaces: a lab per test binary, two at a time.
+# Real binaries, hosts as network namespaces, the store that a controller serves; some again on a real etcd.
+# WEFT_LAB_ETCD_MEMBERS=1 runs all of them on etcd. A lab per test binary, two at a time.
 e2e: build
-	@./e2e/need.sh lab test
+	@./e2e/need.sh lab test store
 	WEFT_BIN=$(RELEASE)/weft ./e2e/run-tests.sh $(if $(NAME),--test $(NAME))
+	$(if $(NAME)$(WEFT_LAB_ETCD_MEMBERS),,WEFT_LAB_ETCD_MEMBERS=1 WEFT_BIN=$(RELEASE)/weft \
+		./e2e/run-tests.sh --test networks --test store_faults)
 
 bench: build
-	@./e2e/need.sh lab
+	@./e2e/need.sh lab store
 	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
+
+bench-store: build
+	@./e2e/need.sh store
+	$(RELEASE)/weft-bench-store --data-dir $(CURDIR)/target $(ARGS)
 
 check:
 	@./e2e/need.sh build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+	$(CARGO) clippy -p weft-embedded-store --all-targets --features faults -- -D warnings
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --workspace --no-deps --document-private-items --quiet
 	./e2e/check-purity.sh
 

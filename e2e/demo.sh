@@ -121,7 +121,7 @@ three_containers_listed() {
 }
 
 began=$SECONDS
-heading 'Three hosts, etcd, the controller, and an agent on each host'
+heading 'Three hosts with an agent each, and a controller that serves the store'
 must weft-lab up --hosts 3
 must weft-lab status
 

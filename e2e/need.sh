@@ -21,8 +21,6 @@ for purpose in "$@"; do
         need etcdctl etcd-client
         ;;
     lab)
-        need etcd etcd-server
-        need etcdctl etcd-client
         need ip iproute2
         need nft nftables
         need iptables iptables

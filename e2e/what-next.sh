@@ -3,7 +3,7 @@
 cd "$(dirname "$0")/.." || exit 1
 cat <<TEXT
 
-Three hosts run, h1 to h3, each with an agent; etcd and the controller run too. Put the programs into your PATH:
+Three hosts run, h1 to h3, each with an agent; a controller serves the store. Put the programs into your PATH:
 
   export PATH=$PWD/target/release:\$PATH
 
@@ -22,7 +22,7 @@ Look around; \`weft\` on any host knows the whole cluster:
   weft-lab exec h1 -- weft status
   weft-lab exec h1 -- weft plan
   ip netns exec weft-h1 bridge fdb show          # the data plane of h1
-  weft-lab exec h1 -- etcdctl --endpoints=http://192.168.56.2:2379 get --prefix /weft/v1/net/
+  weft-lab exec h1 -- etcdctl --endpoints=192.168.56.5:2379 get --prefix /weft/v1/net/
 
 Break things; running containers must not notice:
 

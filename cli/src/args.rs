@@ -6,6 +6,7 @@
 mod daemon;
 mod examples;
 mod requests;
+mod store;
 
 #[cfg(test)]
 mod tests;
@@ -16,10 +17,11 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 pub(crate) use self::{
-    daemon::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs},
+    daemon::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs, ServingArgs},
     requests::{
         ConnectArgs, DisconnectArgs, EndpointArgs, EndpointCommand, NetworkArgs, NetworkCommand, NodeArgs, NodeCommand,
     },
+    store::{BackupArgs, ExportArgs, RestoreArgs, StoreArgs, StoreCommand},
 };
 
 /// Where the agent listens unless told otherwise.
@@ -29,7 +31,7 @@ pub(crate) const DEFAULT_SOCKET: &str = "/run/weft/weft.sock";
 ///
 /// Weft joins containers on different hosts into one Layer 2 network: broadcast and multicast, IPv4 and IPv6, names
 /// included. On every host runs `weft agent`; once per cluster, or several times for failover, runs `weft controller`;
-/// both share an etcd. Every other command asks the agent of this host over its unix socket, so it works on any node.
+/// both share a store: an etcd, or one that a controller serves. Nearly every other command asks the agent of this host over its unix socket, so it works on any node.
 ///
 /// Tables are for people. With --output json each command prints the agent's reply as one JSON value on standard
 /// output; what goes wrong is then one JSON object {"error": TEXT, "class": CLASS} on standard error, and standard
@@ -96,6 +98,7 @@ pub(crate) enum Command {
     Disconnect(DisconnectArgs),
     Endpoint(EndpointArgs),
     Node(NodeArgs),
+    Store(StoreArgs),
     /// Show how this node is doing
     ///
     /// Shows this agent's view: the store and its revision, whether the kernel is as the store says or what is still to

@@ -11,6 +11,7 @@ mod network;
 mod node;
 mod overview;
 mod shell;
+mod store;
 
 use std::process::ExitCode;
 
@@ -34,6 +35,7 @@ pub(crate) fn run(cli: Cli) -> ExitCode {
         Command::Disconnect(args) => endpoint::disconnect(args, &global),
         Command::Endpoint(args) => endpoint::run(args.command, &global),
         Command::Node(args) => node::run(args.command, &global),
+        Command::Store(args) => store::run(args.command, &global),
         Command::Status => overview::status(&global),
         Command::Plan => overview::plan(&global),
         Command::Dump => overview::dump(&global),

@@ -6,13 +6,13 @@
 #[cfg(test)]
 mod tests;
 
-use std::{error::Error, fmt, path::PathBuf, str::FromStr, time::Duration};
+use std::{error::Error, fmt, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use thiserror::Error;
 use weft_overlay::{cause::chain, id::Name};
 
 use crate::{
-    args::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs},
+    args::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs, ServingArgs},
     values::{EtcdUrl, KeyPrefix, LogFilter, NetnsName, Underlay, parse_duration},
 };
 
@@ -35,13 +35,46 @@ pub(crate) struct AgentConfig {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ControllerConfig {
     /// The store.
-    pub(crate) etcd: EtcdConfig,
+    pub(crate) store: StoreConfig,
+    /// What every key in it begins with.
+    pub(crate) key_prefix: KeyPrefix,
     /// For how long a node shows no sign of life before it is given up: at least a second.
     pub(crate) lost_after: Duration,
     /// The name that it stands for election with.
     pub(crate) name: Name,
     /// What is logged.
     pub(crate) log: LogConfig,
+}
+
+/// Which store a controller works on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum StoreConfig {
+    /// An etcd.
+    Etcd(EtcdConfig),
+    /// One that it serves itself.
+    Own(ServingConfig),
+}
+
+/// The store that a controller serves itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServingConfig {
+    /// Where clients reach it.
+    pub(crate) listen: SocketAddr,
+    /// Where its file is.
+    pub(crate) data_dir: PathBuf,
+    /// TLS, if it has a certificate.
+    pub(crate) tls: Option<ServingTls>,
+    /// The common name of certificates that may write everything.
+    pub(crate) client_admin: String,
+}
+
+/// Files of a store with TLS.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ServingTls {
+    /// Its certificate and key (PEM).
+    pub(crate) identity: EtcdIdentity,
+    /// The authority of clients' certificates (PEM); with it, every client must have one.
+    pub(crate) client_ca: Option<PathBuf>,
 }
 
 /// What `weft doctor` checks.
@@ -179,11 +212,14 @@ impl TryFrom<Settings<ControllerArgs>> for ControllerConfig {
 
     fn try_from(settings: Settings<ControllerArgs>) -> Result<Self, ConfigError> {
         let mut check = Check::default();
-        let etcd = check.etcd(&settings.args.etcd, MISSING_ETCD);
+        let key_prefix = settings.args.etcd.key_prefix.parse().ok();
+        let store = check.store(&settings.args.etcd, &settings.args.serving);
         let lost_after = check.lost_after(&settings.args.lost_after);
         let name = check.name("--name", settings.args.name.as_deref(), settings.host_name.as_deref());
         let log = check.log(&settings.args.log);
-        check.finish(|| Some(Self { etcd: etcd?, lost_after: lost_after?, name: name?, log: log? }))
+        check.finish(|| {
+            Some(Self { store: store?, key_prefix: key_prefix?, lost_after: lost_after?, name: name?, log: log? })
+        })
     }
 }
 
@@ -199,6 +235,9 @@ impl TryFrom<Settings<DoctorArgs>> for DoctorConfig {
         check.finish(|| Some(Self { etcd, host: host?, socket: settings.socket }))
     }
 }
+
+const MISSING_STORE: &str = "is missing; give the URLs of etcd, such as http://10.0.0.1:2379, or serve a store with \
+    --listen ADDRESS:PORT";
 
 const MISSING_ETCD: &str = "is missing; give the URLs of etcd, such as http://10.0.0.1:2379";
 
@@ -299,6 +338,51 @@ impl Check {
         }
         let identity = cert.zip(key).map(|(cert, key)| EtcdIdentity { cert, key });
         (self.problems.len() == before).then(|| ca.map(|ca| EtcdTls { ca, identity }))
+    }
+
+    fn store(&mut self, etcd: &EtcdArgs, serving: &ServingArgs) -> Option<StoreConfig> {
+        let Some(listen) = &serving.listen else {
+            let of_serving = [("--cert", &serving.cert), ("--key", &serving.key), ("--client-ca", &serving.client_ca)];
+            for (option, value) in of_serving {
+                if value.is_some() {
+                    self.note(option, "is for a store that this controller serves; give --listen, or leave it out");
+                }
+            }
+            return self.etcd(etcd, MISSING_STORE).map(StoreConfig::Etcd);
+        };
+        if !etcd.etcd.is_empty() {
+            self.note("--listen", "serves a store, and --etcd names another; give one of the two");
+        }
+        let prefix: Option<KeyPrefix> = self.parse("--key-prefix", &etcd.key_prefix);
+        let address = listen.parse().ok();
+        if address.is_none() {
+            self.note("--listen", format_args!("{listen:?} is no address and port; write them as in 10.0.0.1:2379"));
+        }
+        let data_dir = self.path("--data-dir", &serving.data_dir);
+        let tls = self.serving_tls(serving);
+        let client_admin = serving.client_admin.clone();
+        prefix?;
+        Some(StoreConfig::Own(ServingConfig { listen: address?, data_dir: data_dir?, tls: tls?, client_admin }))
+    }
+
+    /// The outer option is absent if something is wrong, the inner one if there is no TLS.
+    fn serving_tls(&mut self, args: &ServingArgs) -> Option<Option<ServingTls>> {
+        let before = self.problems.len();
+        let mut file = |option, text: &Option<String>| text.as_deref().and_then(|text| self.path(option, text));
+        let cert = file("--cert", &args.cert);
+        let key = file("--key", &args.key);
+        let client_ca = file("--client-ca", &args.client_ca);
+        if args.cert.is_some() && args.key.is_none() {
+            self.note("--key", "is missing; --cert is of no use without its private key");
+        }
+        if args.key.is_some() && args.cert.is_none() {
+            self.note("--cert", "is missing; --key is of no use without its certificate");
+        }
+        if args.client_ca.is_some() && args.cert.is_none() && args.key.is_none() {
+            self.note("--cert", "is missing; clients can show certificates only to a store that has one");
+        }
+        let identity = cert.zip(key).map(|(cert, key)| EtcdIdentity { cert, key });
+        (self.problems.len() == before).then(|| identity.map(|identity| ServingTls { identity, client_ca }))
     }
 
     fn host(&mut self, args: &HostArgs, host_name: Option<&str>) -> Option<HostConfig> {

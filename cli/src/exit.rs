@@ -59,6 +59,8 @@ pub(crate) enum Failure {
     Value(#[from] ValueError),
     #[error("{0:#}")]
     Daemon(anyhow::Error),
+    #[error("{0:#}")]
+    Store(anyhow::Error),
 }
 
 impl Failure {
@@ -70,7 +72,7 @@ impl Failure {
             Self::Client(ClientError::Runtime { .. } | ClientError::Request { .. }) => Exit::Internal,
             Self::Client(_) => Exit::Unavailable,
             Self::Config(_) | Self::Daemon(_) => Exit::Config,
-            Self::Output(_) => Exit::Failed,
+            Self::Output(_) | Self::Store(_) => Exit::Failed,
             Self::Value(_) => Exit::Usage,
         }
     }

@@ -10,6 +10,7 @@ mod network;
 mod node;
 mod plan;
 mod status;
+mod store;
 mod version;
 
 use std::{
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 pub(crate) use self::{
     finding::{Finding, Verdict},
+    store::{StoreCopied, StoreExported, StoreShown},
     version::Version,
 };
 use crate::args::Format;

@@ -29,7 +29,7 @@ pub use container::{Container, ContainerSpec};
 pub use error::LabError;
 pub use host::Host;
 pub use network::{Devices, Endpoint, Network, Refusal};
-pub use options::{EtcdMembers, LabOptions};
+pub use options::{ETCD_MEMBERS_VARIABLE, EtcdMembers, LabOptions};
 pub use shared::SharedLab;
 pub use status::{LabStatus, StatusRow};
 

@@ -12,7 +12,7 @@
 //! ```
 
 use std::fmt;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddrV4};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ pub const UNDERLAY_BRIDGE: &str = "underlay";
 pub const STORE_CUT_TABLE: &str = "weft_lab";
 /// Address of the controller.
 pub const CONTROLLER_ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 56, 5);
+/// Port of the store, etcd's or the controller's.
+pub const STORE_PORT: u16 = 2379;
 /// The address that every host has on `eth0`.
 pub const NAT_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 0, 2, 15);
 /// Its IPv6 counterpart.
@@ -181,7 +183,13 @@ impl EtcdMember {
     /// Where clients reach it.
     #[must_use]
     pub fn client_url(self) -> String {
-        format!("http://{}:2379", self.address())
+        format!("http://{}", self.client_address())
+    }
+
+    /// The same as an address.
+    #[must_use]
+    pub fn client_address(self) -> SocketAddrV4 {
+        SocketAddrV4::new(self.address(), STORE_PORT)
     }
 
     /// Where the other members reach it.
@@ -219,11 +227,20 @@ impl Topology {
         }
     }
 
-    /// What `--etcd` of the agents and the controller gets.
+    /// What `--etcd` of the agents gets: the members of etcd, or the controller where there are none.
     #[must_use]
     pub fn etcd_urls(&self) -> String {
+        if self.members.is_empty() {
+            return format!("http://{}", self.controller_store());
+        }
         let urls: Vec<_> = self.members.iter().map(|m| m.client_url()).collect();
         urls.join(",")
+    }
+
+    /// Where the controller serves the store when there is no etcd.
+    #[must_use]
+    pub fn controller_store(&self) -> SocketAddrV4 {
+        SocketAddrV4::new(CONTROLLER_ADDRESS, STORE_PORT)
     }
 
     /// Every namespace that the lab makes itself, in groups: a group's devices reach into the

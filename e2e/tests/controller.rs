@@ -315,7 +315,8 @@ impl Drop for Standby {
 
 fn options() -> LabOptions {
     let controller_arguments = ["--lost-after", "3s"].map(str::to_owned).into();
-    LabOptions { controller_arguments, ..LabOptions::default() }
+    // The controller is killed here, and must not take the store along.
+    LabOptions { controller_arguments, ..LabOptions::default() }.with_etcd()
 }
 
 /// `a` on h1, `b` on h2 and `c` on h3, in network `blue`.

@@ -131,7 +131,8 @@ fn failed_up_says_why_and_leaves_nothing() {
     let _alone = alone();
     let before = Machine::observe();
 
-    let error = Lab::up(LabOptions { weft: Some("/bin/false".into()), ..LabOptions::with_hosts(1) }).unwrap_err();
+    let error =
+        Lab::up(LabOptions { weft: Some("/bin/false".into()), ..LabOptions::with_hosts(1).with_etcd() }).unwrap_err();
 
     let text = format!("{error:#}");
     assert!(text.contains("bringing up h1") && text.contains("log"), "{text}");

@@ -39,16 +39,23 @@ pub(crate) struct AgentArgs {
 /// removes what they left behind, and finishes the deletion of networks. Several may run, on any machines: one is
 /// elected, the others wait to take over. While none runs, everything that exists keeps working.
 ///
-/// Needs no privilege, only a way to etcd. Every setting may also come from its environment variable; an option on the
-/// command line wins. Wrong settings are reported all together, with exit code 78.
+/// With --listen it serves the cluster's store itself, and no etcd is needed: agents, and etcdctl, use it as they would
+/// use etcd. That store is one server: while it is away nothing can be changed in the cluster, and everything that
+/// exists keeps working. Each acknowledged change is on its disk. `weft store` copies it, and moves it to an etcd of
+/// several members.
+///
+/// Needs no privilege, only a way to etcd, or a directory and a port. Every setting may also come from its environment
+/// variable; an option on the command line wins. Wrong settings are reported all together, with exit code 78.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
-    override_usage = "weft controller --etcd <URL>[,<URL>...] [OPTIONS]",
+    override_usage = "weft controller --listen <ADDRESS:PORT> [OPTIONS]\n       weft controller --etcd <URL>[,<URL>...] [OPTIONS]",
     after_long_help = examples::CONTROLLER
 )]
 pub(crate) struct ControllerArgs {
     #[command(flatten)]
     pub(crate) etcd: EtcdArgs,
+    #[command(flatten)]
+    pub(crate) serving: ServingArgs,
     /// For how long a node must show no sign of life to be given up, such as 90s, 10m or 1h
     ///
     /// The endpoints of a node that is given up are removed, and its addresses become free. Short times help nobody:
@@ -110,6 +117,58 @@ pub(crate) struct EtcdArgs {
         help_heading = "Store"
     )]
     pub(crate) key_prefix: String,
+}
+
+/// The store that the controller serves itself.
+#[derive(Debug, Clone, PartialEq, Eq, Args)]
+pub(crate) struct ServingArgs {
+    /// Serve the cluster's store at this address instead of using an etcd, such as 10.0.0.1:2379
+    #[arg(
+        long,
+        env = "WEFT_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDRESS:PORT",
+        help_heading = "Store of its own"
+    )]
+    pub(crate) listen: Option<String>,
+    /// Directory of that store
+    #[arg(
+        long,
+        env = "WEFT_DATA_DIR",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "/var/lib/weft",
+        help_heading = "Store of its own"
+    )]
+    pub(crate) data_dir: String,
+    /// File with that store's certificate (PEM); clients must then use https
+    #[arg(long, env = "WEFT_CERT", hide_env_values = true, value_name = "FILE", help_heading = "Store of its own")]
+    pub(crate) cert: Option<String>,
+    /// File with the private key (PEM) of --cert
+    #[arg(long, env = "WEFT_KEY", hide_env_values = true, value_name = "FILE", help_heading = "Store of its own")]
+    pub(crate) key: Option<String>,
+    /// File with the authority (PEM) that clients' certificates must come from
+    ///
+    /// Each node's certificate must have the node's name as its common name (CN): it may then write what is that node's,
+    /// and nothing else.
+    #[arg(
+        long,
+        env = "WEFT_CLIENT_CA",
+        hide_env_values = true,
+        value_name = "FILE",
+        help_heading = "Store of its own"
+    )]
+    pub(crate) client_ca: Option<String>,
+    /// Common name (CN) of clients' certificates that may write everything
+    #[arg(
+        long,
+        env = "WEFT_CLIENT_ADMIN",
+        hide_env_values = true,
+        value_name = "NAME",
+        default_value = "weft-admin",
+        help_heading = "Store of its own"
+    )]
+    pub(crate) client_admin: String,
 }
 
 /// What the agent uses of its host.

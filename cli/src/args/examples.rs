@@ -33,6 +33,8 @@ pub(super) const AGENT: &str = help! {
 };
 
 pub(super) const CONTROLLER: &str = help! {
+    "weft controller --listen 10.0.0.1:2379"
+    "weft controller --listen 10.0.0.1:2379 --cert h1.pem --key h1.key --client-ca ca.pem"
     "weft controller --etcd http://10.0.0.1:2379"
     "weft controller --etcd http://10.0.0.1:2379,http://10.0.0.2:2379 --lost-after 30m"
 };
@@ -117,6 +119,31 @@ pub(super) const NODE_DRAIN: &str = help! {
 
 pub(super) const NODE_RM: &str = help! {
     "weft node rm h2"
+};
+
+pub(super) const STORE: &str = help! {
+    "weft store status"
+    "weft store backup /backup/weft.db"
+    "weft store export --to http://10.0.0.7:2379"
+};
+
+pub(super) const STORE_STATUS: &str = help! {
+    "weft store status"
+    "weft store status --data-dir /srv/weft -o json | jq '.revision'"
+};
+
+pub(super) const STORE_BACKUP: &str = help! {
+    "weft store backup /backup/weft.db"
+};
+
+pub(super) const STORE_RESTORE: &str = help! {
+    "weft store restore /backup/weft.db"
+    "weft store restore /backup/weft.db --data-dir /srv/weft"
+};
+
+pub(super) const STORE_EXPORT: &str = help! {
+    "weft store export --to http://10.0.0.7:2379"
+    "weft store export --from http://10.0.0.7:2379 --to http://10.0.0.1:2379      # and back"
 };
 
 pub(super) const STATUS: &str = help! {

@@ -20,7 +20,7 @@ fn every_command_has_a_long_help_with_examples_and_exit_codes() {
         seen += 1;
     });
 
-    assert_eq!(seen, 24);
+    assert_eq!(seen, 29);
 }
 
 #[test]

@@ -67,7 +67,7 @@ pub(super) fn etcd_options(etcd: &EtcdConfig) -> anyhow::Result<EtcdOptions> {
 ///
 /// # Errors
 /// When no runtime can be made, and those of the daemon.
-pub(super) fn run_daemon(daemon: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+pub(super) fn run_daemon<T>(daemon: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let result = runtime.block_on(daemon);
     // Threads that wait for the kernel need not be waited for: they leave it as it is.

@@ -72,16 +72,52 @@ fn a_controller_takes_every_option() {
     assert_eq!(
         config,
         ControllerConfig {
-            etcd: EtcdConfig {
+            store: StoreConfig::Etcd(EtcdConfig {
                 endpoints: vec!["http://a:2379".parse().unwrap()],
                 tls: None,
                 key_prefix: "/o/".parse().unwrap(),
-            },
+            }),
+            key_prefix: "/o/".parse().unwrap(),
             lost_after: Duration::from_secs(90),
             name: "c1".parse().unwrap(),
             log: LogConfig { filter: "warn".parse().unwrap(), format: LogFormat::Text },
         }
     );
+}
+
+#[test]
+fn a_controller_serves_a_store_of_its_own() {
+    let plain = controller("--listen 10.0.0.1:2379").unwrap();
+    let secured =
+        controller("--listen [::]:1 --data-dir /d --cert c --key k --client-ca ca --client-admin root").unwrap();
+
+    let listen = "10.0.0.1:2379".parse().unwrap();
+    let client_admin = "weft-admin".to_owned();
+    let own = ServingConfig { listen, data_dir: "/var/lib/weft".into(), tls: None, client_admin };
+    assert_eq!(plain.store, StoreConfig::Own(own));
+    let identity = EtcdIdentity { cert: "c".into(), key: "k".into() };
+    let tls = Some(ServingTls { identity, client_ca: Some("ca".into()) });
+    let listen = "[::]:1".parse().unwrap();
+    let own = ServingConfig { listen, data_dir: "/d".into(), tls, client_admin: "root".to_owned() };
+    assert_eq!(secured.store, StoreConfig::Own(own));
+}
+
+#[test]
+fn settings_of_a_store_that_do_not_fit_together_are_refused() {
+    for (arguments, expected) in [
+        ("--listen 10.0.0.1", "--listen (WEFT_LISTEN): \"10.0.0.1\" is no address and port"),
+        ("--listen 10.0.0.1:1 --etcd http://a:1", "give one of the two"),
+        ("--listen 10.0.0.1:1 --cert c", "--key (WEFT_KEY): is missing"),
+        ("--listen 10.0.0.1:1 --key k", "--cert (WEFT_CERT): is missing"),
+        ("--listen 10.0.0.1:1 --client-ca ca", "--cert (WEFT_CERT): is missing"),
+        ("--etcd http://a:1 --cert c", "--cert (WEFT_CERT): is for a store that this controller serves"),
+        ("--listen 10.0.0.1:1 --key-prefix x", "--key-prefix"),
+        ("", "or serve a store with --listen"),
+    ] {
+        let message = controller(arguments).unwrap_err().to_string();
+
+        assert!(message.contains(expected), "{arguments}: {message}");
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod golden;
 mod help;
 mod output;
 mod replies;
+mod store;
 mod streams;
 
 use std::{

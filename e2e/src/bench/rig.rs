@@ -30,7 +30,7 @@ pub(super) struct Rig {
 
 impl Rig {
     pub(super) fn up() -> Result<Self> {
-        let lab = Lab::up(LabOptions::with_hosts(2))?;
+        let lab = Lab::up(LabOptions::with_hosts(2).with_etcd())?;
         let hosts = [lab.host(1), lab.host(2)];
         for host in &hosts {
             burden(host).with_context(|| format!("loading rules on {}", host.name()))?;

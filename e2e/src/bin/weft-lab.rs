@@ -25,8 +25,8 @@ const NOT_FOUND: u8 = 127;
 const AFTER_HELP: &str = "\
 A lab is a set of network namespaces on this machine. Host h1 is the namespace h1, and so on. As on
 a Vagrant VM, eth0 has the same NAT address on every host (10.0.2.15, the way out) and eth1 is on
-the network between the hosts (192.168.56.11 for h1, .12 for h2). etcd is at 192.168.56.2, .3 and
-.4, the controller at 192.168.56.5. Behind the NAT there is nothing but a namespace weft-out
+the network between the hosts (192.168.56.11 for h1, .12 for h2). The controller is at 192.168.56.5
+and serves the store there; with --etcd-members etcd does, at 192.168.56.2, .3 and .4. Behind the NAT there is nothing but a namespace weft-out
 (203.0.113.1, 198.51.100.10, 2001:db8:100::10): no packet reaches the machine's own network.
 
 State and logs are in /run/weft-lab. One lab can be up at a time; e2e/run-isolated.sh runs further
@@ -53,7 +53,7 @@ Exit status:
   exec and run end with the status of their command (128 + signal number when a signal ended it),
   with 126 or 127 when the command cannot be run or found, and with 125 when the lab failed.";
 
-/// Hosts from network namespaces, with etcd, controller and agents: a Weft cluster on one machine.
+/// Hosts from network namespaces, with a store, controller and agents: a Weft cluster on one machine.
 #[derive(Debug, Parser)]
 #[command(name = "weft-lab", version, after_long_help = AFTER_HELP)]
 struct Cli {
@@ -97,7 +97,7 @@ enum Verb {
         /// Name of the container.
         name: String,
     },
-    /// End with SIGKILL: a host's agent, the controller, or etcd.
+    /// End with SIGKILL: a host's agent, the controller, or etcd (the controller, if it serves the store).
     Kill(Daemon),
     /// Ask to end with SIGTERM, and wait until it has.
     Stop(Daemon),
@@ -136,10 +136,10 @@ struct Up {
     /// MTU of the network between the hosts, in bytes.
     #[arg(long, default_value_t = 1500, value_name = "M", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     underlay_mtu: u32,
-    /// Members of etcd; of three, one may be lost.
-    #[arg(long, default_value = "1", value_parser = ["1", "3"])]
+    /// Members of etcd instead of the store that the controller serves; of three, one may be lost.
+    #[arg(long, default_value = "0", value_parser = ["0", "1", "3"])]
     etcd_members: String,
-    /// Keep etcd's data below this directory instead of /run/weft-lab.
+    /// Keep the store's data below this directory instead of /run/weft-lab.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// Start neither controller nor agents. For tests of the lab; may change.
@@ -214,15 +214,15 @@ fn act(verb: Verb) -> Result<u8> {
 
 fn up(arguments: Up) -> Result<()> {
     let hosts = arguments.hosts;
-    let lab = Lab::up(LabOptions {
+    let options = LabOptions {
         hosts,
         underlay_mtu: arguments.underlay_mtu,
-        etcd_members: if arguments.etcd_members == "3" { EtcdMembers::Three } else { EtcdMembers::One },
-        agents: !arguments.no_agents,
+        etcd_members: EtcdMembers::parse(&arguments.etcd_members).context("reading --etcd-members")?,
         data_directory: arguments.data_dir,
         require_isolation: false,
         ..LabOptions::default()
-    })?;
+    };
+    let lab = Lab::up(if arguments.no_agents { options.without_agents() } else { options })?;
     lab.keep();
     print(&format!(
         "hosts h1 to h{hosts} are up; `weft-lab exec h1 -- CMD` runs CMD on h1, `weft-lab down` takes all down\n"

@@ -1,8 +1,9 @@
-//! Making a lab: names first on record, then namespaces, wires, etcd, controller and agents.
+//! Making a lab: names first on record, then namespaces, wires, the store, controller and agents.
 //!
 //! Each thing is on record before it is made. A failure at any point takes down what there is.
 
 use std::fs;
+use std::net::SocketAddrV4;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
@@ -78,12 +79,16 @@ fn free_data_directory(parent: &Path) -> Result<PathBuf> {
 fn make(mut state: LabState, topology: &Topology, file: &StateFile) -> Result<()> {
     make_directories(&state, topology)?;
     make_namespaces(&mut state, topology, file)?;
-    start(&mut state, file, |name| name.starts_with("etcd"))?;
+    let serves_store = |name: &str| name.starts_with("etcd") || topology.members.is_empty() && name == "controller";
+    start(&mut state, file, serves_store)?;
     for member in &topology.members {
-        wait_etcd(&state, *member)?;
+        wait_store(&state, &member.to_string(), member.client_address())?;
+    }
+    if topology.members.is_empty() && state.options.agents {
+        wait_store(&state, "controller", topology.controller_store())?;
     }
     if state.options.agents {
-        start(&mut state, file, |name| !name.starts_with("etcd"))?;
+        start(&mut state, file, |name| !serves_store(name))?;
         for host in &topology.hosts {
             wait_agent(&state, *host)?;
         }
@@ -158,8 +163,8 @@ fn start(state: &mut LabState, file: &StateFile, wanted: impl Fn(&str) -> bool) 
     file.save(state)
 }
 
-fn wait_etcd(state: &LabState, member: EtcdMember) -> Result<()> {
-    wait_daemon(state, &member.to_string(), || health::observe_etcd(&fixed_name(CONTROL), member))
+fn wait_store(state: &LabState, name: &str, address: SocketAddrV4) -> Result<()> {
+    wait_daemon(state, name, || health::observe_store(&fixed_name(CONTROL), address))
 }
 
 fn wait_agent(state: &LabState, id: HostId) -> Result<()> {
@@ -248,7 +253,15 @@ fn etcd(state: &LabState, topology: &Topology, member: EtcdMember) -> DaemonReco
 
 fn controller(state: &LabState, topology: &Topology, weft: &Path) -> DaemonRecord {
     let mut spec = daemon_spec(weft.to_owned(), fixed_name(CONTROL), "controller");
-    spec.arguments = vec!["controller".to_owned(), "--etcd".to_owned(), topology.etcd_urls()];
+    spec.arguments = vec!["controller".to_owned()];
+    if topology.members.is_empty() {
+        let parent = state.data_directory.as_deref().unwrap_or_else(|| Path::new(RUN_DIRECTORY));
+        let data = parent.join("controller").display().to_string();
+        let listen = topology.controller_store().to_string();
+        spec.arguments.extend(["--listen".to_owned(), listen, "--data-dir".to_owned(), data]);
+    } else {
+        spec.arguments.extend(["--etcd".to_owned(), topology.etcd_urls()]);
+    }
     spec.arguments.extend_from_slice(&state.options.controller_arguments);
     spec.environment = state.options.environment.clone();
     DaemonRecord { name: "controller".to_owned(), spec, process: None }

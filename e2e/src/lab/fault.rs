@@ -34,6 +34,8 @@ impl Target {
         let members: Vec<_> = topology.members.iter().map(ToString::to_string).collect();
         match word {
             "controller" => return Ok(Self::Controller),
+            // The controller is the store.
+            "etcd" if members.is_empty() => return Ok(Self::Controller),
             "etcd" => return Ok(Self::Etcd(members)),
             _ if members.iter().any(|member| member == word) => {
                 return Ok(Self::Etcd(vec![word.to_owned()]));
@@ -44,7 +46,7 @@ impl Target {
             Ok(host) if topology.hosts.contains(&host) => Ok(Self::Host(host)),
             _ => Err(LabError::UnknownTarget {
                 word: word.to_owned(),
-                known: format!("h1 to h{}, controller, etcd and {}", state.options.hosts, members.join(", ")),
+                known: [vec![format!("h1 to h{}, controller, etcd", state.options.hosts)], members].concat().join(", "),
             }),
         }
     }

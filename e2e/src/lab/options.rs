@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use super::LabError;
 use crate::topology::{MOST_HOSTS, Topology};
 
-/// What [`Lab::up`](crate::Lab::up) makes. The default is for tests: three hosts, one etcd,
-/// agents and controller, and a refusal to run outside `e2e/run-isolated.sh`.
+/// What [`Lab::up`](crate::Lab::up) makes. The default is for tests: three hosts, agents, a controller that serves the
+/// store unless [`ETCD_MEMBERS_VARIABLE`] says otherwise, and a refusal to run outside `e2e/run-isolated.sh`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LabOptions {
     /// Number of hosts, 1 to 240.
@@ -20,7 +20,7 @@ pub struct LabOptions {
     pub etcd_members: EtcdMembers,
     /// Whether to start the controller and an agent on every host; without, no `weft` is needed.
     pub agents: bool,
-    /// Where etcd keeps its data instead of `/run/weft-lab`; only what is made there is removed.
+    /// Where the store keeps its data instead of `/run/weft-lab`; only what is made there is removed.
     pub data_directory: Option<PathBuf>,
     /// The `weft` binary; else `$WEFT_BIN`, else the one beside the running program, else `PATH`.
     pub weft: Option<PathBuf>,
@@ -34,9 +34,14 @@ pub struct LabOptions {
     pub require_isolation: bool,
 }
 
+/// The environment variable with the number of etcd's members in labs that do not say: 0, 1 or 3.
+pub const ETCD_MEMBERS_VARIABLE: &str = "WEFT_LAB_ETCD_MEMBERS";
+
 /// Number of etcd's members.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum EtcdMembers {
+    /// None: the controller serves the store itself.
+    None,
     /// A single one, without redundancy.
     One,
     /// Three, of which one may be lost.
@@ -48,9 +53,22 @@ impl EtcdMembers {
     #[must_use]
     pub fn count(self) -> u8 {
         match self {
+            Self::None => 0,
             Self::One => 1,
             Self::Three => 3,
         }
+    }
+
+    /// The number as on the command line; `None` unless there can be so many.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::None, Self::One, Self::Three].into_iter().find(|members| members.count().to_string() == word)
+    }
+
+    /// What [`ETCD_MEMBERS_VARIABLE`] says, or none.
+    fn from_environment() -> Self {
+        let word = std::env::var(ETCD_MEMBERS_VARIABLE).unwrap_or_default();
+        Self::parse(&word).unwrap_or(Self::None)
     }
 }
 
@@ -59,7 +77,7 @@ impl Default for LabOptions {
         Self {
             hosts: 3,
             underlay_mtu: 1500,
-            etcd_members: EtcdMembers::One,
+            etcd_members: EtcdMembers::from_environment(),
             agents: true,
             data_directory: None,
             weft: None,
@@ -78,10 +96,17 @@ impl LabOptions {
         Self { hosts, ..Self::default() }
     }
 
-    /// Network and etcd only.
+    /// Network and etcd only: without `weft` there is nobody else to serve a store.
     #[must_use]
     pub fn without_agents(self) -> Self {
-        Self { agents: false, ..self }
+        let members = if self.etcd_members == EtcdMembers::None { EtcdMembers::One } else { self.etcd_members };
+        Self { agents: false, etcd_members: members, ..self }
+    }
+
+    /// With a single etcd, for what an etcd alone can do.
+    #[must_use]
+    pub fn with_etcd(self) -> Self {
+        Self { etcd_members: EtcdMembers::One, ..self }
     }
 
     pub(super) fn check(&self) -> Result<(), LabError> {

@@ -5,17 +5,14 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
-use super::{LabError, LabOptions};
+use super::{EtcdMembers, LabError, LabOptions};
 use crate::topology::Topology;
 
 /// Programs that the lab runs, and the Debian packages that have them.
-const PROGRAMS: [(&str, &str); 5] = [
-    ("ip", "iproute2"),
-    ("bridge", "iproute2"),
-    ("nft", "nftables"),
-    ("setsid", "util-linux"),
-    ("etcd", "etcd-server"),
-];
+const PROGRAMS: [(&str, &str); 4] =
+    [("ip", "iproute2"), ("bridge", "iproute2"), ("nft", "nftables"), ("setsid", "util-linux")];
+/// And in a lab with etcd.
+const ETCD: (&str, &str) = ("etcd", "etcd-server");
 
 /// Refuses to start when anything is missing; returns the `weft` binary if agents are wanted.
 pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>, LabError> {
@@ -26,7 +23,8 @@ pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>
     if options.require_isolation && env::var_os("WEFT_LAB_ISOLATED").is_none() {
         return Err(LabError::NotIsolated);
     }
-    for (program, package) in PROGRAMS {
+    let etcd = (options.etcd_members != EtcdMembers::None).then_some(ETCD);
+    for (program, package) in PROGRAMS.into_iter().chain(etcd) {
         if find_in_path(program).is_none() {
             return Err(LabError::MissingProgram { program, package });
         }

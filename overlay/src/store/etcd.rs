@@ -53,6 +53,14 @@ impl EtcdStore {
         Ok(Self { endpoints, watches, keeping: Arc::default() })
     }
 
+    /// The store at the other end of a client that was made elsewhere, such as a connection within this process.
+    /// `name` stands for it in messages.
+    pub fn over(name: &str, client: etcd_client::Client) -> Self {
+        let endpoints = Arc::new(Endpoints::single(name, client));
+        let watches = Arc::new(Watches::new(Arc::clone(&endpoints)));
+        Self { endpoints, watches, keeping: Arc::default() }
+    }
+
     async fn open_keeping(&self, lease: i64) -> Result<(Duration, Option<Keeping>), StoreError> {
         let asked = Asked { lease, ..Asked::default() };
         let opened = self.endpoints.call(asked, |member, client| async move {

@@ -1,4 +1,5 @@
-//! A real etcd of a test's own, on loopback and in a temporary directory, ended with the test.
+//! A real etcd of a test's own, on loopback and in a temporary directory, ended with the test. With WEFT_STORE_PROGRAM that
+//! program is started in its place, with a directory and an address, by tests that give etcd no options.
 
 use std::{
     net::TcpListener,
@@ -158,20 +159,30 @@ fn directory_in_memory() -> TempDir {
 
 impl Launch {
     fn spawn(&self) -> Child {
+        let Self { directory, client_url, arguments, .. } = self;
+        let mut command = match std::env::var_os("WEFT_STORE_PROGRAM").filter(|_| arguments.is_empty()) {
+            Some(program) => {
+                let mut command = Command::new(program);
+                command.arg(directory.path()).arg(client_url.trim_start_matches("http://"));
+                command
+            }
+            None => self.etcd(),
+        };
+        let command = command.env_clear().stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().expect("these tests need etcd (package etcd-server), or the program in WEFT_STORE_PROGRAM")
+    }
+
+    fn etcd(&self) -> Command {
         let Self { directory, client_url, peer_url, arguments } = self;
-        Command::new("etcd")
+        let mut command = Command::new("etcd");
+        command
             .arg("--data-dir")
             .arg(directory.path())
             .args(["--name", "test", "--listen-client-urls", client_url, "--advertise-client-urls", client_url])
             .args(["--listen-peer-urls", peer_url, "--initial-advertise-peer-urls", peer_url])
             .args(["--initial-cluster", &format!("test={peer_url}"), "--logger", "zap", "--log-level", "error"])
             .args(["--experimental-watch-progress-notify-interval", "1s"])
-            .args(arguments)
-            .env_clear()
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("these tests need etcd: install the package etcd-server")
+            .args(arguments);
+        command
     }
 }

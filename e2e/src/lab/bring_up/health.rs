@@ -1,7 +1,7 @@
-//! Asking etcd and the agents whether they are ready. Reads only.
+//! Asking the store and the agents whether they are ready. Reads only.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{SocketAddr, SocketAddrV4, TcpStream};
 
 use serde_json::Value;
 
@@ -9,12 +9,11 @@ use super::PROBE_TIMEOUT;
 use crate::command::CommandOutput;
 use crate::lab::Host;
 use crate::netns::NetnsName;
-use crate::topology::EtcdMember;
 
-/// `Err` holds what is seen instead of a healthy member. A member is healthy when it has a leader
-/// and committed a proposal (`/health`, etcd operations guide, "Monitoring etcd").
-pub(super) fn observe_etcd(from: &NetnsName, member: EtcdMember) -> Result<(), String> {
-    let address = SocketAddr::from((member.address(), 2379));
+/// `Err` holds what is seen instead of a healthy store. A member of etcd is healthy when it has a leader and committed
+/// a proposal (`/health`, etcd operations guide, "Monitoring etcd"), a controller's store when it can be written.
+pub(super) fn observe_store(from: &NetnsName, address: SocketAddrV4) -> Result<(), String> {
+    let address = SocketAddr::from(address);
     let answer = from
         .enter(|| ask_health(address))
         .map_err(|error| format!("{error:#}"))?

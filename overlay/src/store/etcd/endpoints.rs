@@ -52,6 +52,12 @@ impl Endpoints {
         Ok(Self { members, choice: Mutex::new(choice), timing: options.timing })
     }
 
+    pub(super) fn single(name: &str, client: Client) -> Self {
+        let choice = Choice { current: 0, suspended_until: vec![None] };
+        let members = vec![Member { url: name.to_owned(), client }];
+        Self { members, choice: Mutex::new(choice), timing: Timing::default() }
+    }
+
     /// Carries out a call at the current endpoint, and at further ones as long as it was certainly not sent.
     pub(super) async fn call<T, F, R>(&self, asked: Asked, call: F) -> Result<T, StoreError>
     where
