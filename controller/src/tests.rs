@@ -224,6 +224,7 @@ impl Cluster {
             ipv4: Some(ip),
             ipv6: None,
             sandbox: None,
+            docker: None,
             published: Vec::new(),
             extra: BTreeMap::new(),
         };

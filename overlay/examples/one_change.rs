@@ -146,6 +146,7 @@ fn container(number: u32, node: u32) -> EndpointRecord {
         ipv4: Some(ip),
         ipv6: None,
         sandbox: None,
+        docker: None,
         published: vec![],
         extra: [].into(),
     }

@@ -231,10 +231,12 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
 
     /// Releases an endpoint whose container was observed to be gone, unless a second look finds it.
     pub async fn release_gone(&self, network: NetworkId, endpoint: EndpointId) {
-        let look = move |view: &NodeView| view.network(network)?.endpoint_by_id(endpoint).cloned();
-        let Ok(Some(stored)) = self.handle.view(look).await else { return };
-        let Some(sandbox) = &stored.record.sandbox else { return };
-        if sandbox::exists(sandbox, &self.facts.boot_id) {
+        let look = move |view: &NodeView| {
+            let stored = view.network(network)?.endpoint_by_id(endpoint)?;
+            Some((stored.clone(), view.sandbox_of(&stored.record)?.clone()))
+        };
+        let Ok(Some((stored, sandbox))) = self.handle.view(look).await else { return };
+        if sandbox::exists(&sandbox, &self.facts.boot_id) {
             debug!(%endpoint, "a container that seemed gone is there");
             return;
         }

@@ -142,7 +142,7 @@ impl Here {
             let Some(spec) = content.spec.as_ref().filter(|_| view.own_leg(network).is_some()) else { continue };
             here.networks.insert(network, spec.record.clone());
             for local in view.locals_in(network) {
-                if let Some(sandbox) = &local.record.sandbox {
+                if let Some(sandbox) = view.sandbox_of(local.record) {
                     containers.entry((sandbox.dev, sandbox.inode)).or_default().push((network, local.record));
                 }
             }

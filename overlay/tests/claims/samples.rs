@@ -80,6 +80,7 @@ pub(crate) fn endpoint(n: u8) -> EndpointRecord {
         ipv4: Some(ipv4),
         ipv6: None,
         sandbox: None,
+        docker: None,
         published: Vec::new(),
         extra: Unknown::new(),
     }

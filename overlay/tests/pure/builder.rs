@@ -107,6 +107,7 @@ pub(crate) fn container(number: u64, on: u64, addresses: &[IpAddr]) -> EndpointR
         ipv4: addresses.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None }),
         ipv6: addresses.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None }),
         sandbox: Some(sandbox),
+        docker: None,
         published: vec![],
         extra: [].into(),
     }

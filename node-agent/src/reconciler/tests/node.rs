@@ -215,6 +215,7 @@ pub(super) fn container(number: u64, node: u8, address: &str) -> EndpointRecord 
         ipv4: address.parse().ok(),
         ipv6: None,
         sandbox: Some(sandbox),
+        docker: None,
         published: vec![],
         extra: [].into(),
     }
