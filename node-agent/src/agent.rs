@@ -34,6 +34,7 @@ use crate::{
         registration::{NodeDescription, NodeIdentity, register},
         submit::Client,
     },
+    docker::{self, DockerOptions},
     firewall::{FirewallError, NftFirewall},
     identity::{IdentityError, StateDir, boot_id},
     kernel::{
@@ -81,6 +82,8 @@ pub struct AgentOptions {
     pub resolv_conf: PathBuf,
     /// How long answers about names may be kept.
     pub dns_ttl: std::time::Duration,
+    /// Whether and where Docker is served.
+    pub docker: DockerOptions,
     /// The program's version.
     pub version: String,
 }
@@ -250,7 +253,16 @@ impl Parts {
             self.facts.clone(),
             self.state.clone(),
         ));
-        let naming = Arc::new(Mutex::new(make_naming(options, handle.clone())));
+        let naming = make_naming(options, handle.clone());
+        let insider = naming.insider();
+        let naming = Arc::new(Mutex::new(naming));
+        let parts = docker::Parts {
+            attacher: attacher.clone(),
+            naming: naming.clone(),
+            insider,
+            state: self.state.clone(),
+        };
+        docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());
         let upkeep = upkeep::Upkeep {

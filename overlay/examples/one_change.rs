@@ -115,6 +115,7 @@ fn spec() -> NetworkSpec {
         subnet: "10.32.0.0/11".parse().expect("a literal subnet"),
         gateway: IpAddr::V4(Ipv4Addr::new(10, 32, 0, 1)),
         ip_range: None,
+        auxiliary: Vec::new(),
         block_len: 26,
     };
     NetworkSpec {

@@ -168,6 +168,9 @@ pub struct SubnetSpec {
     /// Where addresses are handed out from; the rest is for `--ip`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_range: Option<IpNetwork>,
+    /// Addresses that no endpoint may have, because machines outside the cluster do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auxiliary: Vec<IpAddr>,
     /// Prefix length of this subnet's blocks; never changed once chosen.
     pub block_len: u8,
 }

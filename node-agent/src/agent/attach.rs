@@ -44,6 +44,8 @@ mod deferred;
 mod error;
 mod sandbox;
 
+pub(crate) use sandbox::wait_carrying;
+
 /// Aliases of one endpoint.
 const MOST_ALIASES: usize = 64;
 /// Published ports of one endpoint.
@@ -289,7 +291,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let failures = self.handle.settle(move |view| view.set_registered(network, registered, revision)).await?;
         if failures.is_empty() {
             if let Some(sandbox) = &record.sandbox {
-                sandbox::wait_carrying(sandbox).await;
+                wait_carrying(sandbox).await;
             }
             return Ok(record);
         }
@@ -318,7 +320,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         }
     }
 
-    async fn listed_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, ConnectError> {
+    pub(crate) async fn listed_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, ConnectError> {
         self.followers.follow_listed(network).await?;
         Ok(self.handle.view(move |view| view.network(network).and_then(|n| n.spec.clone())).await?)
     }

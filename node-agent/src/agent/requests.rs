@@ -123,6 +123,7 @@ impl Requests for AgentRequests {
             subnets: request.subnets,
             gateways: request.gateways,
             ip_ranges: request.ip_ranges,
+            auxiliary: Vec::new(),
             vni: request.vni,
             mtu: request.mtu,
             internal: request.internal,

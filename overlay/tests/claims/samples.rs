@@ -45,6 +45,7 @@ fn node_record(name: &str, vtep: &str) -> NodeRecord {
 }
 
 pub(crate) fn spec() -> NetworkSpec {
+    auxiliary: Vec::new(),
     let subnet = |subnet: &str, gateway: &str, block_len| SubnetSpec {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),

@@ -69,7 +69,7 @@ fn subnet(text: &str) -> SubnetSpec {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() + 1).into()),
     };
     let block_len = if subnet.is_ipv4() { 28 } else { 124 };
-    SubnetSpec { subnet, gateway, ip_range: None, block_len }
+    SubnetSpec { subnet, gateway, ip_range: None, auxiliary: Vec::new(), block_len }
 }
 
 /// The entry of a network in the index of names.
