@@ -347,7 +347,10 @@ impl Check {
             "off" => Some(Docker::Off),
             socket if socket.starts_with('/') => Some(Docker::At(PathBuf::from(socket))),
             other => {
-                self.note("--docker", format_args!("{other:?} is neither auto nor off nor the absolute path of a socket"));
+                self.note(
+                    "--docker",
+                    format_args!("{other:?} is neither auto nor off nor the absolute path of a socket"),
+                );
                 None
             }
         }

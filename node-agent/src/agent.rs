@@ -256,12 +256,8 @@ impl Parts {
         let naming = make_naming(options, handle.clone());
         let insider = naming.insider();
         let naming = Arc::new(Mutex::new(naming));
-        let parts = docker::Parts {
-            attacher: attacher.clone(),
-            naming: naming.clone(),
-            insider,
-            state: self.state.clone(),
-        };
+        let parts =
+            docker::Parts { attacher: attacher.clone(), naming: naming.clone(), insider, state: self.state.clone() };
         docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());

@@ -23,9 +23,9 @@ use tokio::{
 use tracing::{info, warn};
 use weft_overlay::{
     id::{EndpointId, NetworkId},
+    model::EndpointRecord,
     store::etcd::EtcdStore,
     view::Stored,
-    model::EndpointRecord,
 };
 
 use self::{book::Book, containers::Containers, engine::Engine, responders::Responders};

@@ -33,10 +33,24 @@ pub(crate) struct AgentArgs {
     ///
     /// The agent makes a plugin socket that the engine finds by itself, and asks the engine for the names of networks and
     /// containers. Nothing needs to be configured in Docker. With auto, the engine's socket is /var/run/docker.sock.
-    #[arg(long, env = "WEFT_DOCKER", hide_env_values = true, value_name = "auto|off|SOCKET", default_value = "auto", help_heading = "Docker")]
+    #[arg(
+        long,
+        env = "WEFT_DOCKER",
+        hide_env_values = true,
+        value_name = "auto|off|SOCKET",
+        default_value = "auto",
+        help_heading = "Docker"
+    )]
     pub(crate) docker: String,
     /// Directory in which the Docker engine looks for plugins
-    #[arg(long, env = "WEFT_DOCKER_PLUGINS", hide_env_values = true, value_name = "DIR", default_value = "/run/docker/plugins", help_heading = "Docker")]
+    #[arg(
+        long,
+        env = "WEFT_DOCKER_PLUGINS",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "/run/docker/plugins",
+        help_heading = "Docker"
+    )]
     pub(crate) docker_plugins: String,
     #[command(flatten)]
     pub(crate) log: LogArgs,

@@ -139,6 +139,11 @@ struct Up {
     /// Members of etcd; of three, one may be lost.
     #[arg(long, default_value = "1", value_parser = ["1", "3"])]
     etcd_members: String,
+    /// Start a Docker engine on every host too; `weft-lab exec h1 -- docker ...` talks to that of h1.
+    ///
+    /// Every engine has the image lab:net, which is busybox. docker-h1 names the engine of h1 for kill, stop and so on.
+    #[arg(long)]
+    docker: bool,
     /// Keep etcd's data below this directory instead of /run/weft-lab.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -219,6 +224,7 @@ fn up(arguments: Up) -> Result<()> {
         underlay_mtu: arguments.underlay_mtu,
         etcd_members: if arguments.etcd_members == "3" { EtcdMembers::Three } else { EtcdMembers::One },
         agents: !arguments.no_agents,
+        docker: arguments.docker,
         data_directory: arguments.data_dir,
         require_isolation: false,
         ..LabOptions::default()

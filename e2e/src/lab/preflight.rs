@@ -17,6 +17,10 @@ const PROGRAMS: [(&str, &str); 5] = [
     ("etcd", "etcd-server"),
 ];
 
+/// What a Docker engine needs beside.
+const DOCKER_PROGRAMS: [(&str, &str); 4] =
+    [("dockerd", "docker.io"), ("iptables", "iptables"), ("busybox", "busybox-static"), ("findmnt", "util-linux")];
+
 /// Refuses to start when anything is missing; returns the `weft` binary if agents are wanted.
 pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>, LabError> {
     options.check()?;
@@ -26,7 +30,8 @@ pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>
     if options.require_isolation && env::var_os("WEFT_LAB_ISOLATED").is_none() {
         return Err(LabError::NotIsolated);
     }
-    for (program, package) in PROGRAMS {
+    let docker = if options.docker { &DOCKER_PROGRAMS[..] } else { &[] };
+    for (program, package) in PROGRAMS.into_iter().chain(docker.iter().copied()) {
         if find_in_path(program).is_none() {
             return Err(LabError::MissingProgram { program, package });
         }

@@ -3,10 +3,7 @@
 //! What a pool is shows in its id, so that nothing depends on what was remembered. An address is promised here and
 //! registered with its endpoint; a promise that is not used lapses.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -122,7 +119,10 @@ impl Driver {
             }
             reservation.record.ipv6
         });
-        second.map(IpAddr::V6).or(asked).ok_or(DriverError::NotReady(network.to_string(), "no IPv4 address was asked for"))
+        second
+            .map(IpAddr::V6)
+            .or(asked)
+            .ok_or(DriverError::NotReady(network.to_string(), "no IPv4 address was asked for"))
     }
 
     pub(super) fn endpoint_request(&self, id: EndpointId) -> EndpointRequest {

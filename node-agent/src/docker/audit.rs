@@ -106,7 +106,9 @@ impl Driver {
     fn take(self: Arc<Self>, event: Event) -> bool {
         let container = match event.kind.as_str() {
             "container" => event.actor.id,
-            "network" if event.action == "connect" => event.actor.attributes.get("container").cloned().unwrap_or_default(),
+            "network" if event.action == "connect" => {
+                event.actor.attributes.get("container").cloned().unwrap_or_default()
+            }
             "network" => return matches!(event.action.as_str(), "create" | "destroy" | "remove"),
             _ => return false,
         };
@@ -127,7 +129,8 @@ impl Driver {
         for (name, attachment) in &container.network_settings.networks {
             let Ok(endpoint) = endpoint_id(&attachment.endpoint) else { continue };
             let Some((network, stored)) = self.local(endpoint).await else { continue };
-            let shown = EngineNetwork { id: attachment.network.clone(), name: name.clone(), ..EngineNetwork::default() };
+            let shown =
+                EngineNetwork { id: attachment.network.clone(), name: name.clone(), ..EngineNetwork::default() };
             if let Some(called) = called(&container, &shown) {
                 self.call(network, endpoint, &called).await;
             }

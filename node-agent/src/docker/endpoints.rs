@@ -189,12 +189,12 @@ impl Driver {
 
     /// Makes the interface inside the container, complete.
     async fn plumb_inside(&self, endpoint: EndpointId, inside: &Inside) -> Result<(), DriverError> {
-        let ifname = inside.free_ifname().ok_or_else(|| DriverError::Kernel(vec!["the namespace is gone".to_owned()]))?;
+        let ifname =
+            inside.free_ifname().ok_or_else(|| DriverError::Kernel(vec!["the namespace is gone".to_owned()]))?;
         let sandbox = self.sandbox(inside, ifname);
         let place = sandbox.clone();
         let handle = &self.attacher.handle;
-        let failures =
-            handle.settle(move |view| view.set_plumbing(endpoint, Some(Plumbing::Inside(place)))).await?;
+        let failures = handle.settle(move |view| view.set_plumbing(endpoint, Some(Plumbing::Inside(place)))).await?;
         if !failures.is_empty() {
             handle.settle(move |view| view.set_plumbing(endpoint, Some(Plumbing::Awaited))).await?;
             return Err(DriverError::Kernel(failures));
@@ -205,7 +205,8 @@ impl Driver {
 
     /// Makes the interface in the host's namespace, for Docker to take; its name.
     async fn lend(&self, endpoint: EndpointId) -> Result<IfName, DriverError> {
-        let ifname: IfName = format!("wc-{endpoint}").parse().expect("15 letters, digits and dashes are an interface's name");
+        let ifname: IfName =
+            format!("wc-{endpoint}").parse().expect("15 letters, digits and dashes are an interface's name");
         let identity = self.attacher.facts.host.identity();
         let (dev, inode) = identity.map_err(|error| DriverError::Kernel(vec![error.to_string()]))?;
         let place = Place { path: "/proc/self/ns/net".to_owned(), dev, inode, ifname: ifname.clone() };

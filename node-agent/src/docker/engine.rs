@@ -266,7 +266,8 @@ impl Engine {
     /// Every network of this name, whatever its driver.
     pub(super) async fn networks_named(&self, name: &str) -> Result<Vec<EngineNetwork>, EngineError> {
         let filter = serde_json::json!({ "name": [name] }).to_string();
-        let mut found: Vec<EngineNetwork> = self.get(&format!("/networks?filters={}", escape(&filter)), PATIENCE).await?;
+        let mut found: Vec<EngineNetwork> =
+            self.get(&format!("/networks?filters={}", escape(&filter)), PATIENCE).await?;
         found.retain(|network| network.name == name);
         Ok(found)
     }

@@ -24,9 +24,7 @@ pub(super) enum DriverError {
     #[error(transparent)]
     Order(#[from] OrderError),
     /// Nobody knows the network.
-    #[error(
-        "network {0} is not known to weft on this host; remove it with `docker network rm` and create it again"
-    )]
+    #[error("network {0} is not known to weft on this host; remove it with `docker network rm` and create it again")]
     UnknownNetwork(String),
     /// The network was refused when it was created, which Docker could not be told any more.
     #[error("{0}")]

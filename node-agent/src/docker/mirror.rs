@@ -86,10 +86,10 @@ fn is_copy(network: &EngineNetwork) -> bool {
 
 /// The copy of a network, as the engine is asked for it.
 pub(super) fn copy_of(network: &NetworkView) -> NewNetwork {
-    let pools = network.subnets.iter().map(|part| NewPool {
-        subnet: part.subnet.to_string(),
-        gateway: part.gateway.to_string(),
-    });
+    let pools = network
+        .subnets
+        .iter()
+        .map(|part| NewPool { subnet: part.subnet.to_string(), gateway: part.gateway.to_string() });
     let mut options = BTreeMap::from([(NETWORK_OPTION.to_owned(), network.id.to_string())]);
     options.extend(network.mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_string())));
     options.extend(network.labels.get(PLUMB_OPTION).map(|plumb| (PLUMB_OPTION.to_owned(), plumb.clone())));

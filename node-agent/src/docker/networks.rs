@@ -26,9 +26,7 @@ use super::{
     soon,
 };
 use crate::{
-    control::networks::{
-        NetworkRequest, NetworksError, check_subnets, create_network, find_network, remove_network,
-    },
+    control::networks::{NetworkRequest, NetworksError, check_subnets, create_network, find_network, remove_network},
     reconciler::chain,
 };
 

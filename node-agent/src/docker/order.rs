@@ -34,7 +34,9 @@ pub(super) const ADDRESS_SPACE: &str = "weft-local";
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(super) enum OrderError {
     /// An option of ours that there is not.
-    #[error("there is no option {0:?}; the driver knows weft.network, weft.vni, weft.plumb and com.docker.network.driver.mtu")]
+    #[error(
+        "there is no option {0:?}; the driver knows weft.network, weft.vni, weft.plumb and com.docker.network.driver.mtu"
+    )]
     UnknownOption(String),
     /// An option with a value that it cannot have.
     #[error("option {option} cannot be {value:?}; give {wanted}")]

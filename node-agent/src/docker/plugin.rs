@@ -56,7 +56,10 @@ pub(super) async fn serve(listener: UnixListener, driver: Arc<Driver>) -> io::Re
 fn router(driver: Arc<Driver>) -> Router {
     Router::new()
         .route("/Plugin.Activate", post(activate))
-        .route("/NetworkDriver.GetCapabilities", post(|| fixed(json!({"Scope": "local", "ConnectivityScope": "global"}))))
+        .route(
+            "/NetworkDriver.GetCapabilities",
+            post(|| fixed(json!({"Scope": "local", "ConnectivityScope": "global"}))),
+        )
         .route("/NetworkDriver.DiscoverNew", post(|| fixed(json!({}))))
         .route("/NetworkDriver.DiscoverDelete", post(|| fixed(json!({}))))
         .route("/NetworkDriver.EndpointOperInfo", post(|| fixed(json!({"Value": {}}))))

@@ -68,7 +68,8 @@ impl Responders {
     /// Ends the part of an endpoint. Closing takes the kernel some milliseconds, which nobody waits for.
     pub(super) fn forget(&self, endpoint: EndpointId) {
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = serving.iter().find(|(_, responder)| responder.endpoints.contains_key(&endpoint)).map(|(key, _)| *key);
+        let key =
+            serving.iter().find(|(_, responder)| responder.endpoints.contains_key(&endpoint)).map(|(key, _)| *key);
         let Some(responder) = key.and_then(|key| serving.get_mut(&key)) else { return };
         responder.endpoints.remove(&endpoint);
         if !responder.endpoints.is_empty() {

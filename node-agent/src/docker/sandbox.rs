@@ -1,10 +1,6 @@
 //! The namespace of a Docker container, as far as Docker says where it is.
 
-use std::{
-    net::IpAddr,
-    os::fd::AsFd,
-    path::Path,
-};
+use std::{net::IpAddr, os::fd::AsFd, path::Path};
 
 use nix::{
     ifaddrs::getifaddrs,
@@ -13,10 +9,7 @@ use nix::{
 };
 use weft_overlay::id::IfName;
 
-use crate::{
-    agent::attach::NodeFacts,
-    netns::Namespace,
-};
+use crate::{agent::attach::NodeFacts, netns::Namespace};
 
 /// NSFS_MAGIC of linux/magic.h: before Docker mounts the namespace there, a plain file is in its place.
 const NSFS: i64 = 0x6e73_6673;

@@ -102,12 +102,8 @@ fn pass_marked() -> Vec<Vec<u8>> {
 
 /// `ip daddr RESOLVER PROTOCOL dport 53 dnat to RESOLVER:PORT`.
 fn lead(resolver: Ipv4Addr, protocol: libc::c_int, port: u16) -> Vec<Vec<u8>> {
-    let nat = [
-        number(1, NAT_TO_DESTINATION),
-        number(2, NfFamily::Ip as u32),
-        number(3, REGISTER_1),
-        number(5, REGISTER_2),
-    ];
+    let nat =
+        [number(1, NAT_TO_DESTINATION), number(2, NfFamily::Ip as u32), number(3, REGISTER_1), number(5, REGISTER_2)];
     let protocol = u8::try_from(protocol).expect("protocol numbers are bytes");
     vec![
         payload(NETWORK_HEADER, 16, 4),

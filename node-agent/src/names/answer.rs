@@ -94,9 +94,7 @@ pub fn respond_within(
             let limit = wire::reply_limit(&query, transport);
             Response::Send(wire::encode(reply, limit, transport))
         }
-        Verdict::Forward { without_upstream } => {
-            Response::Forward(Forwarded { query, transport, without_upstream })
-        }
+        Verdict::Forward { without_upstream } => Response::Forward(Forwarded { query, transport, without_upstream }),
     }
 }
 
@@ -105,13 +103,7 @@ pub fn answer(query: &Message, asker: &Asker, table: &NameTable, ttl: u32) -> Ve
     answer_within(query, asker.transport, &table.visible_to(asker.client, asker.network), table, ttl)
 }
 
-fn answer_within(
-    query: &Message,
-    transport: Transport,
-    visible: &[NetworkId],
-    table: &NameTable,
-    ttl: u32,
-) -> Verdict {
+fn answer_within(query: &Message, transport: Transport, visible: &[NetworkId], table: &NameTable, ttl: u32) -> Verdict {
     let [question] = query.queries.as_slice() else { return refuse(query, ResponseCode::FormErr) };
     // EDNS versions above 0 do not exist yet (RFC 6891, 6.1.3).
     if query.edns.as_ref().is_some_and(|edns| edns.version() > 0) {

@@ -159,10 +159,7 @@ impl Container {
 }
 
 /// The packet under a random id, that id, and the question.
-fn disguised<'a>(
-    packet: &[u8],
-    forwarded: &'a Forwarded,
-) -> io::Result<(Vec<u8>, u16, &'a hickory_proto::op::Query)> {
+fn disguised<'a>(packet: &[u8], forwarded: &'a Forwarded) -> io::Result<(Vec<u8>, u16, &'a hickory_proto::op::Query)> {
     let [question] = forwarded.query().queries.as_slice() else { return Err(io::ErrorKind::InvalidInput.into()) };
     let id = rand::random();
     let mut packet = packet.to_vec();

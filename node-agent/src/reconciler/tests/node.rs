@@ -171,8 +171,13 @@ pub(super) fn vtep(node: u8) -> IpAddr {
 }
 
 pub(super) fn spec() -> NetworkSpec {
-    let subnet =
-        SubnetSpec { subnet: "10.32.0.0/24".parse().unwrap(), gateway: ip("10.32.0.1"), ip_range: None, auxiliary: Vec::new(), block_len: 28 };
+    let subnet = SubnetSpec {
+        subnet: "10.32.0.0/24".parse().unwrap(),
+        gateway: ip("10.32.0.1"),
+        ip_range: None,
+        auxiliary: Vec::new(),
+        block_len: 28,
+    };
     NetworkSpec {
         v: 1,
         name: "net1".parse().unwrap(),
