@@ -45,11 +45,11 @@ fn node_record(name: &str, vtep: &str) -> NodeRecord {
 }
 
 pub(crate) fn spec() -> NetworkSpec {
-    auxiliary: Vec::new(),
     let subnet = |subnet: &str, gateway: &str, block_len| SubnetSpec {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
         ip_range: None,
+        auxiliary: Vec::new(),
         block_len,
     };
     NetworkSpec {
