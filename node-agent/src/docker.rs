@@ -6,7 +6,7 @@
 //! short deadline, because the engine may hold a lock until the handler answers.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -15,6 +15,7 @@ use std::{
     time::Duration,
 };
 
+use ipnetwork::IpNetwork;
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard},
     task::JoinSet,
@@ -212,12 +213,13 @@ impl Driver {
         self.late_namespaces.load(Ordering::Relaxed)
     }
 
-    /// The names of the cluster's networks as this node knows them.
-    async fn index(&self) -> BTreeSet<(String, NetworkId)> {
+    /// The cluster's networks and their subnets as this node knows them; `None` until it knows them.
+    async fn index(&self) -> Option<BTreeMap<NetworkId, Vec<IpNetwork>>> {
         let look = |view: &weft_overlay::view::NodeView| {
-            view.index().map(|(name, record)| (name.to_string(), record.id)).collect()
+            let all = || view.index().map(|(_, record)| (record.id, record.subnets.clone())).collect();
+            view.is_loaded().then(all)
         };
-        self.attacher.handle.view(look).await.unwrap_or_default()
+        self.attacher.handle.view(look).await.ok().flatten()
     }
 }
 

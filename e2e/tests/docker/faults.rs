@@ -89,10 +89,8 @@ fn containers_return_with_a_restarted_engine_and_are_collected_from_a_killed_one
 
 #[test]
 fn live_restored_containers_keep_talking_and_are_removed_cleanly() {
-    let options = LabOptions {
-        docker_arguments: vec!["--live-restore".to_owned()],
-        ..LabOptions::with_hosts(2).with_docker()
-    };
+    let options =
+        LabOptions { docker_arguments: vec!["--live-restore".to_owned()], ..LabOptions::with_hosts(2).with_docker() };
     let lab = Lab::fresh(options).unwrap();
     let (h1, h2) = (lab.host(1), lab.host(2));
     create_network(&lab, "lives", &[]);

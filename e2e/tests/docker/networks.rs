@@ -26,9 +26,20 @@ fn options_of_docker_are_those_of_the_network() {
     let lab = shared();
     let h2 = lab.host(2);
     let options = [
-        "--ipam-driver=weft", "--subnet=10.77.0.0/16", "--ip-range=10.77.5.0/24", "--gateway=10.77.0.254",
-        "--aux-address=printer=10.77.5.9", "--aux-address=router=10.77.0.2", "--internal", "--attachable",
-        "-o", "com.docker.network.driver.mtu=1400", "-o", "weft.vni=4242", "--label", "team=a",
+        "--ipam-driver=weft",
+        "--subnet=10.77.0.0/16",
+        "--ip-range=10.77.5.0/24",
+        "--gateway=10.77.0.254",
+        "--aux-address=printer=10.77.5.9",
+        "--aux-address=router=10.77.0.2",
+        "--internal",
+        "--attachable",
+        "-o",
+        "com.docker.network.driver.mtu=1400",
+        "-o",
+        "weft.vni=4242",
+        "--label",
+        "team=a",
     ];
     create_network(&lab, "opted", &options);
 

@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use ipnetwork::IpNetwork;
 use tokio::time::{interval, sleep};
 use tracing::{debug, info, warn};
 use weft_overlay::{
@@ -27,7 +28,7 @@ use super::{
     sandbox::Inside,
     soon,
 };
-use crate::reconciler::chain;
+use crate::{kernel::held_subnets::ensure_held, reconciler::chain};
 
 /// An engine that is away is tried again after this time.
 const RECONNECT: Duration = Duration::from_millis(500);
@@ -68,7 +69,7 @@ impl Driver {
     }
 
     async fn follow_events(self: Arc<Self>, mut events: Events, suspects: &mut Suspects) {
-        let mut index = BTreeSet::new();
+        let mut index = None;
         let mut due = Instant::now();
         let mut index_ticks = interval(INDEX_EVERY);
         loop {
@@ -87,11 +88,21 @@ impl Driver {
                 _ = index_ticks.tick() => {
                     let now = self.index().await;
                     if now != index {
+                        self.hold_subnets(now.as_ref());
                         index = now;
                         due = Instant::now();
                     }
                 }
             }
+        }
+    }
+
+    /// Keeps Docker from choosing a subnet of the cluster's for something of its own.
+    fn hold_subnets(&self, index: Option<&BTreeMap<NetworkId, Vec<IpNetwork>>>) {
+        let Some(index) = index else { return };
+        let subnets = index.values().flatten().copied().collect();
+        if let Err(error) = ensure_held(&self.attacher.facts.host, &subnets) {
+            warn!(%error, "Docker may choose a subnet of the cluster's for a bridge of its own");
         }
     }
 

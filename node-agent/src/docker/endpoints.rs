@@ -4,7 +4,7 @@
 //! waits in the host's namespace until Docker takes it. Where the namespace is there already, the interface is made inside
 //! at once, which saves Docker's moving it. Each call may be repeated, and a teardown always succeeds.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use ipnetwork::IpNetwork;
 use serde_json::{Value, json};
@@ -24,7 +24,7 @@ use super::{
     order::{PLUMB_OPTION, WantedAddresses, chosen, endpoint_id},
     sandbox::Inside,
 };
-use crate::{agent::attach::wait_carrying, control::allocation::Reservation};
+use crate::{agent::attach::wait_carrying, control::allocation::Reservation, reconciler::chain};
 
 /// How long a container may take from the call that joins it to the end of Docker's work on its interface.
 const STARTED_WITHIN: Duration = Duration::from_secs(120);
@@ -32,6 +32,9 @@ const STARTED_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(3);
 /// How long a teardown waits for the store before it is finished in the background.
 const TEARDOWN_PATIENCE: Duration = Duration::from_secs(2);
+/// How often an address is tried that is in use.
+const ATTEMPTS: u32 = 4;
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(60);
 /// What the names of interfaces begin with that Docker has not put into the container itself.
 const OWN_PREFIX: &str = "weft";
 
@@ -45,14 +48,13 @@ impl Driver {
         if let Some((_, stored)) = self.local(endpoint).await {
             return Ok(answer(&request.interface, &stored.record, &spec.record));
         }
-        let reservation = self.reservation(network, &spec, &wanted).await?;
         let docker = DockerEndpoint {
             endpoint: request.endpoint_id,
             network: request.network_id,
             container: None,
             boot_id: self.attacher.facts.boot_id.clone(),
         };
-        let record = self.register(&spec, reservation, (endpoint, wanted), docker).await?;
+        let record = self.register_anew(&spec, (network, endpoint), wanted, docker).await?;
         debug!(%network, %endpoint, ip = ?record.primary_address(), "registered Docker's endpoint");
         Ok(answer(&request.interface, &record, &spec.record))
     }
@@ -96,7 +98,7 @@ impl Driver {
                 Some(Plumbing::Inside(sandbox)) if !sandbox.ifname.as_str().starts_with(OWN_PREFIX) => {
                     view.set_plumbing(endpoint, None)
                 }
-                _ => std::collections::BTreeSet::new(),
+                _ => BTreeSet::new(),
             };
             self.attacher.handle.settle(hand_back).await?;
         }
@@ -122,6 +124,51 @@ impl Driver {
             self.attacher.detach(network, stored).await.ok();
         }
         self.attacher.handle.change(move |view| view.set_plumbing(endpoint, None));
+    }
+
+    /// Registers an endpoint. An engine gives an address to one endpoint at a time: another one of this engine that has
+    /// it is of the past, as where the engine was killed, and makes room.
+    async fn register_anew(
+        &self,
+        spec: &Stored<NetworkSpec>,
+        (network, endpoint): (NetworkId, EndpointId),
+        wanted: WantedAddresses,
+        docker: DockerEndpoint,
+    ) -> Result<EndpointRecord, DriverError> {
+        let mut attempts = 0;
+        loop {
+            self.displace(network, &wanted).await;
+            let registered = match self.reservation(network, spec, &wanted).await {
+                Ok(reservation) => self.register(spec, reservation, (endpoint, wanted), docker.clone()).await,
+                Err(error) => Err(error),
+            };
+            match registered {
+                Err(error) if error.is_about_address() && attempts < ATTEMPTS => {
+                    debug!(%network, %endpoint, error = %chain(&error), "the address is tried again");
+                    attempts += 1;
+                    // The notice of what is in the way may still be on its way.
+                    sleep(ATTEMPT_PAUSE).await;
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn displace(&self, network: NetworkId, wanted: &WantedAddresses) {
+        let addresses = [wanted.ipv4.map(IpAddr::V4), wanted.ipv6.map(IpAddr::V6)];
+        let look = move |view: &NodeView| {
+            let content = view.network(network)?;
+            let holders = addresses.into_iter().flatten().flat_map(|ip| content.endpoints_with(ip));
+            let past = holders.map(|stored| &stored.record).filter(|record| {
+                record.node == view.config.node && record.docker.is_some() && !view.is_detaching(record.id)
+            });
+            Some(past.map(|record| record.id).collect::<BTreeSet<EndpointId>>())
+        };
+        let past = self.attacher.handle.view(look).await.ok().flatten().unwrap_or_default();
+        for endpoint in past {
+            info!(%network, %endpoint, "the engine gives its address to another: it is of the past");
+            self.remove_endpoint(endpoint).await;
+        }
     }
 
     /// The address that was promised, or else the one asked for, or any.

@@ -1,7 +1,6 @@
 //! Why a call of Docker's was refused, in the words that its user sees.
 
 use thiserror::Error;
-use weft_overlay::id::Name;
 
 use super::order::OrderError;
 use crate::{
@@ -74,15 +73,18 @@ pub(super) enum DriverError {
     /// A handler did not come to an end in time.
     #[error("no answer within {0} s; see `weft status`, and try again")]
     Late(u64),
-    /// The network has another subnet.
-    #[error("network {network} has no pool {pool}; it is being removed or was made anew")]
-    NoPool {
-        /// The network.
-        network: Name,
-        /// The pool.
-        pool: String,
-    },
     /// The agent is shutting down.
     #[error(transparent)]
     ShuttingDown(#[from] ShuttingDown),
+}
+
+impl DriverError {
+    /// Whether the address that was asked for is in use, which may be over in a moment.
+    pub(super) fn is_about_address(&self) -> bool {
+        matches!(
+            self,
+            Self::Allocation(AllocationError::Taken { .. } | AllocationError::Busy(_))
+                | Self::Commit(CommitError::AddressTaken { .. })
+        )
+    }
 }

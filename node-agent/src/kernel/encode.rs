@@ -21,7 +21,7 @@ use rtnetlink::{
 use weft_overlay::{id::Mac, kernel::Family};
 
 use super::{
-    mark::{ROUTE_PROTOCOL, RULE_PREFERENCE},
+    mark::{HELD_PROTOCOL, ROUTE_PROTOCOL, RULE_PREFERENCE},
     netlink::Request,
 };
 
@@ -181,6 +181,22 @@ pub(crate) fn leg_route(verb: Verb, device: u32, to: IpNetwork, source: Option<I
     let how = if replace { NLM_F_REPLACE } else { NLM_F_EXCL };
     match verb {
         Verb::Put => Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | how },
+        Verb::Delete => Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 },
+    }
+}
+
+/// A route of last resort that leads nowhere: it only says that a subnet is in use.
+pub(crate) fn held_route(verb: Verb, to: IpNetwork) -> Request {
+    let mut message = RouteMessage::default();
+    message.header.address_family = family_of(to.ip());
+    message.header.destination_prefix_length = to.prefix();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::from(HELD_PROTOCOL);
+    message.header.kind = RouteType::Unreachable;
+    message.attributes.push(RouteAttribute::Destination(RouteAddress::from(to.network())));
+    message.attributes.push(RouteAttribute::Priority(u32::MAX));
+    match verb {
+        Verb::Put => Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_EXCL },
         Verb::Delete => Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 },
     }
 }
