@@ -47,7 +47,7 @@ fn after_two_hundred_operations_everything_agrees() {
         audit(&lab).map_err(|difference| format!("{difference}\nthe last operations were\n{}", history()))
     });
     for host in lab.hosts().unwrap() {
-        for container in running(&host).keys() {
+        for container in containers_of(&host).keys() {
             host.docker(&["rm", "-f", container]).unwrap();
         }
     }
@@ -99,12 +99,17 @@ fn revive(lab: &Lab, host: &Host) {
     });
 }
 
-/// The running containers of a host, and per network their addresses.
-fn running(host: &Host) -> BTreeMap<String, BTreeMap<String, String>> {
+/// The containers of a host, and per network the addresses of those that run.
+fn containers_of(host: &Host) -> BTreeMap<String, BTreeMap<String, String>> {
     let names = host.docker(&["ps", "-a", "--format", "{{.Names}}"]).unwrap();
     let mut found = BTreeMap::new();
     for name in names.lines() {
         let shown = inspect(host, "container", name);
+        if shown["State"]["Running"] != true {
+            // What it shows of addresses is of the past.
+            found.insert(name.to_owned(), BTreeMap::new());
+            continue;
+        }
         let networks = shown["NetworkSettings"]["Networks"].as_object().cloned().unwrap_or_default();
         let addresses = networks.iter().filter_map(|(network, part)| {
             let address = part["IPAddress"].as_str().filter(|address| !address.is_empty())?;
@@ -120,7 +125,7 @@ fn audit(lab: &Lab) -> Result<(), String> {
     let mut wanted = BTreeSet::new();
     let mut counts = BTreeMap::new();
     for host in lab.hosts().unwrap() {
-        let containers = running(&host);
+        let containers = containers_of(&host);
         counts.insert(host.name(), containers.values().map(BTreeMap::len).sum::<usize>());
         for (container, addresses) in containers {
             wanted.extend(addresses.into_iter().map(|(network, ip)| (network, container.clone(), ip, host.name())));
