@@ -192,6 +192,12 @@ impl Host {
         self.docker(&["exec", container, "sh", "-c", script])
     }
 
+    /// The socket of this host's engine.
+    #[must_use]
+    pub fn docker_socket(&self) -> PathBuf {
+        socket(self.id())
+    }
+
     /// The name of this host's engine, for [`Lab::kill`](crate::Lab::kill) and the other faults.
     #[must_use]
     pub fn docker_daemon(&self) -> String {
