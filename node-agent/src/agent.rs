@@ -256,8 +256,14 @@ impl Parts {
         let naming = make_naming(options, handle.clone());
         let insider = naming.insider();
         let naming = Arc::new(Mutex::new(naming));
-        let parts =
-            docker::Parts { attacher: attacher.clone(), naming: naming.clone(), insider, state: self.state.clone() };
+        let troubles = docker::Troubles::default();
+        let parts = docker::Parts {
+            attacher: attacher.clone(),
+            naming: naming.clone(),
+            insider,
+            state: self.state.clone(),
+            troubles: troubles.clone(),
+        };
         docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());
@@ -277,7 +283,8 @@ impl Parts {
         watch_kernel(&self.places, handle.clone(), wake, tasks)?;
 
         let listener = server::bind(&options.socket)?;
-        let requests = Arc::new(AgentRequests { attacher, naming, registration, options: options.clone() });
+        let requests =
+            Arc::new(AgentRequests { attacher, naming, registration, options: options.clone(), docker: troubles });
         tasks.spawn(async move {
             if let Err(error) = server::serve(listener, requests).await {
                 warn!(error = %chain(&error), "serving the socket");

@@ -29,6 +29,7 @@ use weft_overlay::{
     view::Stored,
 };
 
+pub(crate) use self::troubles::Troubles;
 use self::{book::Book, containers::Containers, engine::Engine, responders::Responders};
 use crate::{
     agent::{NodeKernel, attach::Attacher, naming::Naming},
@@ -51,6 +52,7 @@ mod order;
 mod plugin;
 mod responders;
 mod sandbox;
+mod troubles;
 
 /// How long a handler may wait for the store or another task before it answers with an error.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -86,6 +88,7 @@ pub(crate) struct Parts {
     pub(crate) naming: Arc<AsyncMutex<Naming<NodeKernel>>>,
     pub(crate) insider: Insider,
     pub(crate) state: Arc<StateDir>,
+    pub(crate) troubles: Troubles,
 }
 
 /// The driver of one engine.
@@ -102,6 +105,7 @@ struct Driver {
     doubt: Notify,
     containers: Containers,
     responders: Responders,
+    troubles: Troubles,
     gates: Mutex<BTreeMap<EndpointId, Arc<AsyncMutex<()>>>>,
     /// Whether the engine asks for interfaces of starting containers before their namespace exists: up to 25.
     late_namespaces: AtomicBool,
@@ -113,7 +117,7 @@ pub(crate) fn start(options: DockerOptions, parts: Parts, tasks: &mut JoinSet<&'
         return;
     }
     tasks.spawn(async move {
-        run(options, parts).await;
+        Box::pin(run(options, parts)).await;
         "the Docker front end"
     });
 }
@@ -157,7 +161,7 @@ async fn wait_for_docker(socket: &Path, plugins: &Path) {
 
 impl Driver {
     fn new(socket: &Path, parts: Parts) -> Self {
-        let Parts { attacher, naming, insider, state } = parts;
+        let Parts { attacher, naming, insider, state, troubles } = parts;
         Self {
             book: Mutex::new(Book::load(&state)),
             attacher,
@@ -167,7 +171,8 @@ impl Driver {
             resolved: Notify::new(),
             doubt: Notify::new(),
             containers: Containers::default(),
-            responders: Responders::new(insider),
+            responders: Responders::new(insider, troubles.clone()),
+            troubles,
             gates: Mutex::default(),
             late_namespaces: AtomicBool::new(false),
         }

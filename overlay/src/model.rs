@@ -237,7 +237,7 @@ pub struct EndpointRecord {
     pub published: Vec<PublishedPort>,
     /// What Docker calls it, where Docker made it: then there is no `sandbox`, because only Docker knows where it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub docker: Option<DockerEndpoint>,
+    pub docker: Option<Box<DockerEndpoint>>,
     /// Unknown fields.
     #[serde(flatten)]
     pub extra: Unknown,

@@ -43,12 +43,11 @@ impl Driver {
         Ok(json!({"PoolID": PoolId(pool).text(), "Pool": pool.to_string(), "Data": {}}))
     }
 
-    pub(super) async fn release_pool(self: Arc<Self>, request: OfPool) -> Result<Value, DriverError> {
+    pub(super) fn release_pool(&self, request: &OfPool) {
         // Whatever it is called with, the engine goes on; and a pool is only as long as its network.
         if let Ok(PoolId(pool)) = PoolId::parse(&request.pool_id) {
             self.book(|book| book.close_pool(pool));
         }
-        Ok(json!({}))
     }
 
     pub(super) async fn request_address(self: Arc<Self>, request: OfPool) -> Result<Value, DriverError> {
@@ -95,7 +94,7 @@ impl Driver {
     async fn promise(&self, pool: IpNetwork, asked: Option<IpAddr>) -> Result<IpAddr, DriverError> {
         let (network, spec) = self.spec_of_pool(pool).await?;
         if pool.is_ipv6() && spec.record.subnet4().is_some() {
-            return self.promise_second(network, asked).await;
+            return self.promise_second(network, asked);
         }
         let endpoint = EndpointId::from_entropy(rand::random());
         let mut wanted = self.endpoint_request(endpoint);
@@ -104,14 +103,14 @@ impl Driver {
             Some(IpAddr::V6(v6)) => wanted.ipv6 = Some(v6),
             None => {}
         }
-        let reservation = self.attacher.allocator.reserve(network, &spec, wanted).await?;
+        let reservation = Box::pin(self.attacher.allocator.reserve(network, &spec, wanted)).await?;
         let ip = reservation.record.primary_address().expect("a reservation is of an address");
         self.book(|book| book.promise(ip, reservation));
         Ok(ip)
     }
 
     /// The IPv6 address that goes with the IPv4 address that was promised just before.
-    async fn promise_second(&self, network: NetworkId, asked: Option<IpAddr>) -> Result<IpAddr, DriverError> {
+    fn promise_second(&self, network: NetworkId, asked: Option<IpAddr>) -> Result<IpAddr, DriverError> {
         let second = self.book(|book| {
             let reservation = book.youngest_promised(network)?;
             if let Some(IpAddr::V6(v6)) = asked {
@@ -122,7 +121,7 @@ impl Driver {
         second
             .map(IpAddr::V6)
             .or(asked)
-            .ok_or(DriverError::NotReady(network.to_string(), "no IPv4 address was asked for"))
+            .ok_or_else(|| DriverError::NotReady(network.to_string(), "no IPv4 address was asked for"))
     }
 
     pub(super) fn endpoint_request(&self, id: EndpointId) -> EndpointRequest {

@@ -163,7 +163,7 @@ impl Driver {
         let Some(inside) = inside else { return };
         self.responders.serve(&inside, endpoint, network);
         if known.is_none() {
-            self.take_over(record, &inside).await;
+            self.take_over(record, &inside);
         }
     }
 

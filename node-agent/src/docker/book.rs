@@ -48,8 +48,6 @@ pub(super) struct Book {
     pub(super) mirroring: BTreeSet<NetworkId>,
     /// Networks of the cluster that a user is removing here.
     pub(super) removing: BTreeSet<NetworkId>,
-    /// Why networks of the cluster have no copy in this engine.
-    pub(super) unmirrored: BTreeMap<NetworkId, String>,
 }
 
 impl Book {

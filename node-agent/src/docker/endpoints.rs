@@ -54,8 +54,9 @@ impl Driver {
             container: None,
             boot_id: self.attacher.facts.boot_id.clone(),
         };
-        let record = self.register_anew(&spec, (network, endpoint), wanted, docker).await?;
+        let record = Box::pin(self.register_anew(&spec, (network, endpoint), wanted, docker)).await?;
         debug!(%network, %endpoint, ip = ?record.primary_address(), "registered Docker's endpoint");
+        tokio::spawn(async move { self.naming.lock().await.refresh().await });
         Ok(answer(&request.interface, &record, &spec.record))
     }
 
@@ -69,9 +70,10 @@ impl Driver {
         tokio::spawn(async move { learning.learn_name(&docker_network, endpoint).await });
         let key = PathBuf::from(&request.sandbox_key);
         let inside = Inside::open(&key, &self.attacher.facts);
-        if let Some(inside) = &inside {
-            self.responders.serve(inside, endpoint, network);
-        }
+        let answering = inside.clone().map(|inside| {
+            let driver = self.clone();
+            tokio::task::spawn_blocking(move || driver.responders.serve(&inside, endpoint, network))
+        });
         let spec = self.spec(network, &request.network_id).await?;
         let joined = match inside.filter(|_| self.is_plumbed_directly(&spec.record)) {
             Some(inside) => {
@@ -84,7 +86,10 @@ impl Driver {
                 Joined { interface_name: Some(InterfaceName { src_name: src_name.to_string(), dst_prefix: "eth" }) }
             }
         };
-        self.naming.lock().await.refresh().await;
+        if let Some(answering) = answering {
+            // A failure was logged, and is no obstacle.
+            answering.await.ok();
+        }
         info!(%network, %endpoint, direct = joined.interface_name.is_none(), "joined Docker's endpoint");
         Ok(joined)
     }
@@ -184,7 +189,7 @@ impl Driver {
         }
         let mut request = self.endpoint_request(EndpointId::from_entropy(rand::random()));
         (request.ipv4, request.ipv6) = (wanted.ipv4, wanted.ipv6);
-        Ok(self.attacher.allocator.reserve(network, spec, request).await?)
+        Ok(Box::pin(self.attacher.allocator.reserve(network, spec, request)).await?)
     }
 
     async fn register(
@@ -204,9 +209,9 @@ impl Driver {
             // Docker gives the interface only what it knows of.
             record.ipv6 = wanted.ipv6;
         }
-        record.docker = Some(docker);
+        record.docker = Some(Box::new(docker));
         let attacher = &self.attacher;
-        let stay = attacher.membership.join(network, spec).await?;
+        let stay = Box::pin(attacher.membership.join(network, spec)).await?;
         let leg = stay.leg.clone();
         let await_join = move |view: &mut NodeView| {
             let mut affected = view.set_registered(network, leg.record, leg.revision);
@@ -214,7 +219,7 @@ impl Driver {
             affected
         };
         attacher.handle.change(await_join);
-        let revision = match attacher.allocator.commit(&mut reservation, None).await {
+        let revision = match Box::pin(attacher.allocator.commit(&mut reservation, None)).await {
             Ok(revision) => revision,
             Err(error) => {
                 attacher.handle.change(move |view| view.set_plumbing(endpoint, None));
@@ -279,7 +284,7 @@ impl Driver {
                     return;
                 }
                 self.responders.serve(&inside, endpoint, network);
-                if self.take_over(&record, &inside).await {
+                if self.take_over(&record, &inside) {
                     return;
                 }
             } else if self.local(endpoint).await.is_none() {
@@ -290,7 +295,7 @@ impl Driver {
     }
 
     /// Looks after an interface from now on that Docker is done with; false when it is not yet.
-    pub(super) async fn take_over(&self, record: &EndpointRecord, inside: &Inside) -> bool {
+    pub(super) fn take_over(&self, record: &EndpointRecord, inside: &Inside) -> bool {
         let Some(ifname) = record.primary_address().and_then(|ip| inside.interface_with(ip)) else { return false };
         let sandbox = self.sandbox(inside, ifname);
         let endpoint = record.id;

@@ -128,6 +128,11 @@ impl Driver {
             }
         };
         let both = Both { cluster: &cluster, engine: &engine, bound, removing };
+        for network in &cluster {
+            if both.bound.values().any(|bound| *bound == network.id) {
+                self.troubles.end(&network.id.to_string());
+            }
+        }
         for step in plan(&both) {
             match step {
                 MirrorStep::Create(id) => {
@@ -173,16 +178,18 @@ impl Driver {
         match made {
             Ok(docker) => {
                 info!(network = %network.name, docker, "made a copy in Docker");
-                self.book(|book| book.unmirrored.remove(&network.id));
+                self.troubles.end(&network.id.to_string());
                 self.drop_second_copies(network).await;
             }
             Err(error) => {
-                let why = chain(&error);
-                let news = self.book(|book| book.unmirrored.insert(network.id, why.clone())) != Some(why.clone());
-                if news && error.status() == Some(StatusCode::CONFLICT) {
-                    warn!(network = %network.name, error = why,
-                        "Docker has another network of this name, which is left alone; rename it to use this one here");
-                } else if news {
+                let conflict = error.status() == Some(StatusCode::CONFLICT);
+                let why = if conflict {
+                    "Docker has another network of this name, which is left alone; remove or rename it".to_owned()
+                } else {
+                    chain(&error)
+                };
+                let words = format!("network {} is not in this host's Docker: {why}", network.name);
+                if self.troubles.note(network.id.to_string(), words) {
                     warn!(network = %network.name, error = why, "no copy could be made in Docker");
                 }
             }

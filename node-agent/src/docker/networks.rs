@@ -65,7 +65,7 @@ impl Driver {
         Ok(json!({}))
     }
 
-    pub(super) async fn delete_network(self: Arc<Self>, request: NetworkOnly) -> Result<Value, DriverError> {
+    pub(super) fn delete_network(self: Arc<Self>, request: NetworkOnly) {
         let docker = request.network_id;
         let ours = self.book(|book| book.deleting.remove(&docker));
         let known = self.book(|book| book.remove(&docker, &self.state));
@@ -75,7 +75,6 @@ impl Driver {
         {
             tokio::spawn(async move { self.remove_from_cluster(network).await });
         }
-        Ok(json!({}))
     }
 
     /// The cluster's network of one of Docker's, once that is settled.
@@ -100,10 +99,10 @@ impl Driver {
     pub(super) async fn adopt_networks(&self) {
         let Ok(networks) = self.engine.networks().await else { return };
         for network in networks {
-            if self.book(|book| book.network(&network.id).is_none()) {
-                if let Err(error) = self.recognise(&network).await {
-                    warn!(network = network.name, error = %chain(&error), "a network of Docker's is not the cluster's");
-                }
+            if self.book(|book| book.network(&network.id).is_none())
+                && let Err(error) = self.recognise(&network).await
+            {
+                warn!(network = network.name, error = %chain(&error), "a network of Docker's is not the cluster's");
             }
         }
     }
@@ -159,7 +158,7 @@ impl Driver {
     async fn make_named(&self, name: &str, order: &NetworkOrder) -> Result<NetworkId, DriverError> {
         let parsed: Name = name.parse().map_err(|error| DriverError::BadName(name.to_owned(), chain(&error)))?;
         let client = &self.attacher.client;
-        match create_network(client, &request(parsed, order), soon()).await {
+        match Box::pin(create_network(client, &request(parsed, order), soon())).await {
             Ok(view) => Ok(view.id),
             Err(NetworksError::NameTaken { id, .. }) => self.identified(&id.to_string(), order).await,
             Err(error) => Err(error.into()),
@@ -186,7 +185,7 @@ impl Driver {
     async fn create_identified(&self, identity: &str, order: &NetworkOrder) -> Result<NetworkId, DriverError> {
         let name: Name = identity.parse().map_err(|error| DriverError::BadName(identity.to_owned(), chain(&error)))?;
         check_subnets(&self.attacher.client, &order.subnets, soon()).await?;
-        Ok(create_network(&self.attacher.client, &request(name, order), soon()).await?.id)
+        Ok(Box::pin(create_network(&self.attacher.client, &request(name, order), soon())).await?.id)
     }
 
     /// What a network is that we have no note of.

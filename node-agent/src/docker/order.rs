@@ -129,10 +129,10 @@ impl NetworkOrder {
             subnets,
             gateways,
             auxiliary,
-            vni: option(VNI_OPTION).map(|value| parse_vni(value)).transpose()?,
-            mtu: option(MTU_OPTION).map(|value| parse_mtu(value)).transpose()?,
+            vni: option(VNI_OPTION).map(parse_vni).transpose()?,
+            mtu: option(MTU_OPTION).map(parse_mtu).transpose()?,
             internal: request.options.get(INTERNAL).and_then(Value::as_bool).unwrap_or_default(),
-            plumb: option(PLUMB_OPTION).map(|value| parse_plumb(value)).transpose()?,
+            plumb: option(PLUMB_OPTION).map(parse_plumb).transpose()?,
             chooser,
         })
     }

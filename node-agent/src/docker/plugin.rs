@@ -4,7 +4,13 @@
 //! takes every other status for a broken plugin. A call that was begun is carried out even if the engine goes away
 //! meanwhile. Must not decide anything.
 
-use std::{future::Future, io, path::Path, sync::Arc, time::Duration};
+use std::{
+    future::{Future, Ready, ready},
+    io,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use axum::{
     Router,
@@ -95,8 +101,8 @@ async fn activate(State(driver): State<Arc<Driver>>) -> Response {
     answer(StatusCode::OK, &json!({"Implements": ["NetworkDriver", "IpamDriver"]}))
 }
 
-async fn fixed(value: Value) -> Response {
-    answer(StatusCode::OK, &value)
+fn fixed(value: Value) -> Ready<Response> {
+    ready(answer(StatusCode::OK, &value))
 }
 
 async fn create_network(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
@@ -104,7 +110,11 @@ async fn create_network(State(driver): State<Arc<Driver>>, body: Bytes) -> Respo
 }
 
 async fn delete_network(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
-    call("DeleteNetwork", body, move |request: NetworkOnly| driver.delete_network(request)).await
+    call("DeleteNetwork", body, |request: NetworkOnly| async move {
+        driver.delete_network(request);
+        Ok(json!({}))
+    })
+    .await
 }
 
 async fn create_endpoint(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
@@ -128,7 +138,11 @@ async fn request_pool(State(driver): State<Arc<Driver>>, body: Bytes) -> Respons
 }
 
 async fn release_pool(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
-    call("ReleasePool", body, move |request: OfPool| driver.release_pool(request)).await
+    call("ReleasePool", body, |request: OfPool| async move {
+        driver.release_pool(&request);
+        Ok(json!({}))
+    })
+    .await
 }
 
 async fn request_address(State(driver): State<Arc<Driver>>, body: Bytes) -> Response {
@@ -149,7 +163,7 @@ where
     let started = tokio::time::Instant::now();
     let request = match read(&body) {
         Ok(request) => request,
-        Err(response) => return response,
+        Err(response) => return *response,
     };
     let outcome = match timeout(DEADLINE, tokio::spawn(handle(request))).await {
         Ok(Ok(outcome)) => outcome,
@@ -172,12 +186,12 @@ where
     }
 }
 
-fn read<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, Response> {
+fn read<Q: DeserializeOwned>(body: &[u8]) -> Result<Q, Box<Response>> {
     if body.is_empty() {
-        return Err(refuse(StatusCode::OK, &DriverError::Interrupted.to_string()));
+        return Err(Box::new(refuse(StatusCode::OK, &DriverError::Interrupted.to_string())));
     }
-    serde_json::from_slice(body)
-        .map_err(|error| refuse(StatusCode::BAD_REQUEST, &format!("the request is not what is expected here: {error}")))
+    let words = |error| format!("the request is not what is expected here: {error}");
+    serde_json::from_slice(body).map_err(|error| Box::new(refuse(StatusCode::BAD_REQUEST, &words(error))))
 }
 
 /// `Err` is where network drivers' errors are looked for, `Error` where IPAM drivers' are.

@@ -12,12 +12,13 @@ use std::{
 use tracing::{debug, warn};
 use weft_overlay::id::{EndpointId, NetworkId};
 
-use super::sandbox::Inside;
+use super::{Troubles, sandbox::Inside};
 use crate::names::server::inside::{InsideServer, Insider};
 
 #[derive(Debug)]
 pub(super) struct Responders {
     insider: Insider,
+    troubles: Troubles,
     serving: Mutex<BTreeMap<(u64, u64), Responder>>,
 }
 
@@ -37,16 +38,24 @@ impl Responder {
 }
 
 impl Responders {
-    pub(super) fn new(insider: Insider) -> Self {
-        Self { insider, serving: Mutex::default() }
+    pub(super) fn new(insider: Insider, troubles: Troubles) -> Self {
+        Self { insider, troubles, serving: Mutex::default() }
     }
 
     /// Answers in this namespace for an endpoint in it; may be repeated. A container without it still has Docker's own
     /// names, so a failure is told and otherwise no obstacle.
     pub(super) fn serve(&self, inside: &Inside, endpoint: EndpointId, network: NetworkId) {
-        if let Err(error) = self.try_serve(inside, endpoint, network) {
-            warn!(%endpoint, netns = inside.namespace.label(), %error,
-                "names of other hosts cannot be answered in this container");
+        match self.try_serve(inside, endpoint, network) {
+            Ok(()) => self.troubles.end(&endpoint.to_string()),
+            Err(error) => {
+                let netns = inside.namespace.label();
+                let words = format!(
+                    "names of other hosts are not answered in Docker's container at {netns}: {error}; give it --dns with the gateway's address"
+                );
+                if self.troubles.note(endpoint.to_string(), words) {
+                    warn!(%endpoint, netns, %error, "names of other hosts cannot be answered in this container");
+                }
+            }
         }
     }
 
@@ -67,6 +76,7 @@ impl Responders {
 
     /// Ends the part of an endpoint. Closing takes the kernel some milliseconds, which nobody waits for.
     pub(super) fn forget(&self, endpoint: EndpointId) {
+        self.troubles.end(&endpoint.to_string());
         let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
         let key =
             serving.iter().find(|(_, responder)| responder.endpoints.contains_key(&endpoint)).map(|(key, _)| *key);
