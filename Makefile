@@ -22,6 +22,8 @@ build:
 demo: build
 	@./e2e/need.sh lab
 	WEFT_BIN=$(RELEASE)/weft PATH=$(RELEASE):$$PATH $(ISOLATED) ./e2e/demo.sh
+	@./e2e/need.sh docker || echo 'demo: no Docker engine can be had here, so its part is left out'
+	! command -v dockerd >/dev/null || WEFT_BIN=$(RELEASE)/weft PATH=$(RELEASE):$$PATH $(ISOLATED) ./e2e/demo-docker.sh
 
 lab: build
 	@./e2e/need.sh lab
@@ -47,12 +49,12 @@ kernel:
 
 # Real binaries, real etcd, hosts as network namespaces. One lab at a time: there are two cores.
 e2e: build
-	@./e2e/need.sh lab test
+	@./e2e/need.sh lab docker test
 	WEFT_BIN=$(RELEASE)/weft CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUNNER=$(ISOLATED) \
 		$(CARGO) test -p weft-e2e $(NAME) -- --test-threads=1
 
 bench: build
-	@./e2e/need.sh lab
+	@./e2e/need.sh lab docker
 	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
 
 check:

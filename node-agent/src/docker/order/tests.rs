@@ -9,7 +9,7 @@ use weft_overlay::{
 use super::*;
 
 fn order(request: Value) -> Result<NetworkOrder, OrderError> {
-    NetworkOrder::of(&serde_json::from_value(request).unwrap())
+    NetworkOrder::of(&serde_json::from_value(request).expect("the tests' requests are well formed"))
 }
 
 #[test]
