@@ -3,7 +3,11 @@
 //! Real engines, real containers, nothing configured in either. Tests share one lab where they need no fault, with
 //! networks and containers of their own names, and remove what they made.
 
-#![expect(clippy::unwrap_used, reason = "a failed step ends the test, in helpers of tests too")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::unwrap_in_result,
+    reason = "a failed step ends the test, in helpers of tests too"
+)]
 
 use std::time::Duration;
 
