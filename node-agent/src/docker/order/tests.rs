@@ -9,7 +9,8 @@ use weft_overlay::{
 use super::*;
 
 fn order(request: Value) -> Result<NetworkOrder, OrderError> {
-    NetworkOrder::of(&serde_json::from_value(request).expect("the tests' requests are well formed"))
+    let request = serde_json::from_value(request);
+    NetworkOrder::of(&request.unwrap_or_else(|error| panic!("a malformed request in a test: {error}")))
 }
 
 #[test]
