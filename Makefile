@@ -23,6 +23,8 @@ build:
 demo: build
 	@./e2e/need.sh lab
 	WEFT_BIN=$(RELEASE)/weft PATH=$(RELEASE):$$PATH $(ISOLATED) ./e2e/demo.sh
+	@./e2e/need.sh docker || echo 'demo: no Docker engine can be had here, so its part is left out'
+	! command -v dockerd >/dev/null || WEFT_BIN=$(RELEASE)/weft PATH=$(RELEASE):$$PATH $(ISOLATED) ./e2e/demo-docker.sh
 
 lab: build
 	@./e2e/need.sh lab
@@ -57,13 +59,13 @@ kernel:
 # Real binaries, hosts as network namespaces, the store that a controller serves; some again on a real etcd.
 # WEFT_LAB_ETCD_MEMBERS=1 runs all of them on etcd. A lab per test binary, two at a time.
 e2e: build
-	@./e2e/need.sh lab test store
+	@./e2e/need.sh lab test store docker
 	WEFT_BIN=$(RELEASE)/weft ./e2e/run-tests.sh $(if $(NAME),--test $(NAME))
 	$(if $(NAME)$(WEFT_LAB_ETCD_MEMBERS),,WEFT_LAB_ETCD_MEMBERS=1 WEFT_BIN=$(RELEASE)/weft \
 		./e2e/run-tests.sh --test networks --test store_faults)
 
 bench: build
-	@./e2e/need.sh lab store
+	@./e2e/need.sh lab store docker
 	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
 
 bench-store: build

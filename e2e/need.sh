@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for a purpose, by its package's name on Debian and Ubuntu, and says so.
-# usage: need.sh build|store|lab|test ...
+# usage: need.sh build|store|lab|docker|test ...
 set -euo pipefail
 
 declare -A wanted=()
@@ -27,6 +27,10 @@ for purpose in "$@"; do
         need ping iputils-ping
         need unshare util-linux
         ;;
+    docker)
+        need dockerd docker.io
+        need busybox busybox-static
+        ;;
     test)
         need tcpdump tcpdump
         need python3 python3
@@ -47,10 +51,10 @@ if [ "$(id -u)" -ne 0 ]; then
     command -v sudo >/dev/null || { echo "need: run as root, or install: $packages" >&2; exit 1; }
     as_root=(sudo)
 fi
-# Debian starts a packaged etcd at once; the lab runs its own, so it is kept from starting.
+# Debian starts a packaged etcd or Docker at once; the lab runs its own, so they are kept from starting.
 policy=/usr/sbin/policy-rc.d
 made_policy=
-if [[ $packages == *etcd-server* && ! -e $policy ]]; then
+if [[ $packages == *etcd-server* || $packages == *docker.io* ]] && [[ ! -e $policy ]]; then
     printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee "$policy" >/dev/null
     "${as_root[@]}" chmod 755 "$policy"
     made_policy=1

@@ -27,6 +27,10 @@ pub(crate) struct AgentConfig {
     pub(crate) socket: PathBuf,
     /// For how long its answers about names may be kept: 0 to 86,400 seconds.
     pub(crate) dns_ttl: Duration,
+    /// Which Docker engine is served.
+    pub(crate) docker: Docker,
+    /// Where that engine looks for plugins.
+    pub(crate) docker_plugins: PathBuf,
     /// What is logged.
     pub(crate) log: LogConfig,
 }
@@ -134,6 +138,17 @@ pub(crate) struct HostConfig {
     pub(crate) resolv_conf: PathBuf,
 }
 
+/// Which Docker engine is served.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Docker {
+    /// That of the host, once there is one.
+    Auto,
+    /// None.
+    Off,
+    /// The one with this socket.
+    At(PathBuf),
+}
+
 /// What is logged and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LogConfig {
@@ -194,6 +209,8 @@ impl TryFrom<Settings<AgentArgs>> for AgentConfig {
         let etcd = check.etcd(&settings.args.etcd, MISSING_ETCD);
         let host = check.host(&settings.args.host, settings.host_name.as_deref());
         let dns_ttl = check.number("--dns-ttl", &settings.args.dns_ttl, 0..=86_400);
+        let docker = check.docker(&settings.args.docker);
+        let docker_plugins = check.path("--docker-plugins", &settings.args.docker_plugins);
         let log = check.log(&settings.args.log);
         check.finish(|| {
             Some(Self {
@@ -201,6 +218,8 @@ impl TryFrom<Settings<AgentArgs>> for AgentConfig {
                 host: host?,
                 socket: settings.socket,
                 dns_ttl: Duration::from_secs(dns_ttl?.into()),
+                docker: docker?,
+                docker_plugins: docker_plugins?,
                 log: log?,
             })
         })
@@ -403,6 +422,21 @@ impl Check {
             netns: netns?,
             resolv_conf: resolv_conf?,
         })
+    }
+
+    fn docker(&mut self, text: &str) -> Option<Docker> {
+        match text {
+            "auto" => Some(Docker::Auto),
+            "off" => Some(Docker::Off),
+            socket if socket.starts_with('/') => Some(Docker::At(PathBuf::from(socket))),
+            other => {
+                self.note(
+                    "--docker",
+                    format_args!("{other:?} is neither auto nor off nor the absolute path of a socket"),
+                );
+                None
+            }
+        }
     }
 
     fn lost_after(&mut self, text: &str) -> Option<Duration> {

@@ -189,6 +189,7 @@ impl Cluster {
             subnet: "10.9.0.0/20".parse().unwrap(),
             gateway: IpAddr::from([10, 9, 0, 1]),
             ip_range: None,
+            auxiliary: Vec::new(),
             block_len: 28,
         };
         let spec = NetworkSpec {
@@ -224,6 +225,7 @@ impl Cluster {
             ipv4: Some(ip),
             ipv6: None,
             sandbox: None,
+            docker: None,
             published: Vec::new(),
             extra: BTreeMap::new(),
         };

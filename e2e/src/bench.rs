@@ -5,6 +5,7 @@
 //! what a host in the field carries: br_netfilter on, FORWARD policy DROP, 500 rules.
 
 mod attach;
+mod docker;
 mod effort;
 mod etcd_gateway;
 mod footprint;
@@ -41,21 +42,32 @@ pub enum Part {
     Throughput,
     /// P6 and P7: a hundred thousand endpoints.
     Scale,
+    /// D: Docker's networks beside Swarm's, in a lab of its own.
+    Docker,
 }
 
 /// All of them, in the order in which they are run: the idle agent first, the one with most endpoints last.
-pub const PARTS: [Part; 5] = [Part::Footprint, Part::Attach, Part::Losses, Part::Throughput, Part::Scale];
+pub const PARTS: [Part; 6] = [Part::Footprint, Part::Attach, Part::Losses, Part::Throughput, Part::Scale, Part::Docker];
 
 /// Makes a lab, runs the parts in it and takes it down; `progress` is told what is being done.
 ///
 /// # Errors
 /// When the lab does not come up. What cannot be measured is in the report's failures; a target that is missed is neither.
 pub fn run(parts: &[Part], effort: &Effort, progress: &dyn Fn(&str)) -> Result<Report> {
-    progress("bringing up two hosts, etcd, the controller and the agents");
-    let rig = Rig::up()?;
     let mut report = Report::new(Machine::observe()?, effort.clone());
-    for part in PARTS.iter().filter(|part| parts.contains(part)) {
-        if let Err(failure) = part.run(&rig, effort, progress, &mut report) {
+    let (own, shared): (Vec<_>, Vec<_>) =
+        PARTS.into_iter().filter(|part| parts.contains(part)).partition(|part| *part == Part::Docker);
+    if !shared.is_empty() {
+        progress("bringing up two hosts, etcd, the controller and the agents");
+        let rig = Rig::up()?;
+        for part in shared {
+            if let Err(failure) = part.run(&rig, effort, progress, &mut report) {
+                report.failures.push(format!("{}: {failure:#}", part.name()));
+            }
+        }
+    }
+    for part in own {
+        if let Err(failure) = docker::measure(effort, progress, &mut report) {
             report.failures.push(format!("{}: {failure:#}", part.name()));
         }
     }
@@ -70,6 +82,7 @@ impl Part {
             Self::Losses => "P9",
             Self::Throughput => "P1",
             Self::Scale => "P6, P7",
+            Self::Docker => "D",
         }
     }
 
@@ -80,6 +93,7 @@ impl Part {
             Self::Losses => losses::measure(rig, effort, progress, report),
             Self::Throughput => throughput::measure(rig, effort, progress, report),
             Self::Scale => scale::measure(rig, effort, progress, report),
+            Self::Docker => Ok(()),
         }
     }
 }

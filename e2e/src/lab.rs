@@ -7,6 +7,7 @@
 mod bring_up;
 mod cable;
 mod container;
+mod docker;
 mod error;
 mod fault;
 mod host;
@@ -26,6 +27,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 pub use container::{Container, ContainerSpec};
+pub use docker::DOCKER_IMAGE;
 pub use error::LabError;
 pub use host::Host;
 pub use network::{Devices, Endpoint, Network, Refusal};

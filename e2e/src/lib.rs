@@ -25,6 +25,6 @@ pub use agent_socket::AgentSocket;
 pub use command::CommandOutput;
 pub use eventually::{NotInTime, eventually, wait_until};
 pub use lab::{
-    Container, ContainerSpec, Devices, ETCD_MEMBERS_VARIABLE, Endpoint, EtcdMembers, Host, Lab, LabError, LabOptions,
-    LabStatus, Network, Refusal, SharedLab, StatusRow,
+    Container, ContainerSpec, DOCKER_IMAGE, Devices, ETCD_MEMBERS_VARIABLE, Endpoint, EtcdMembers, Host, Lab, LabError,
+    LabOptions, LabStatus, Network, Refusal, SharedLab, StatusRow,
 };

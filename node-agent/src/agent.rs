@@ -34,6 +34,7 @@ use crate::{
         registration::{NodeDescription, NodeIdentity, register},
         submit::Client,
     },
+    docker::{self, DockerOptions},
     firewall::{FirewallError, NftFirewall},
     identity::{IdentityError, StateDir, boot_id},
     kernel::{
@@ -82,6 +83,8 @@ pub struct AgentOptions {
     pub resolv_conf: PathBuf,
     /// How long answers about names may be kept.
     pub dns_ttl: std::time::Duration,
+    /// Whether and where Docker is served.
+    pub docker: DockerOptions,
     /// The program's version.
     pub version: String,
 }
@@ -253,7 +256,18 @@ impl Parts {
             self.facts.clone(),
             self.state.clone(),
         ));
-        let naming = Arc::new(Mutex::new(make_naming(options, handle.clone())));
+        let naming = make_naming(options, handle.clone());
+        let insider = naming.insider();
+        let naming = Arc::new(Mutex::new(naming));
+        let troubles = docker::Troubles::default();
+        let parts = docker::Parts {
+            attacher: attacher.clone(),
+            naming: naming.clone(),
+            insider,
+            state: self.state.clone(),
+            troubles: troubles.clone(),
+        };
+        docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());
         let upkeep = upkeep::Upkeep {
@@ -273,7 +287,8 @@ impl Parts {
         heed_kernel(kernel_watch, handle.clone(), wake, tasks);
 
         let listener = server::bind(&options.socket)?;
-        let requests = Arc::new(AgentRequests { attacher, naming, registration, options: options.clone() });
+        let requests =
+            Arc::new(AgentRequests { attacher, naming, registration, options: options.clone(), docker: troubles });
         tasks.spawn(async move {
             if let Err(error) = server::serve(listener, requests).await {
                 warn!(error = %chain(&error), "serving the socket");

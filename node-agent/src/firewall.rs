@@ -20,6 +20,7 @@ mod content;
 mod foreign;
 mod netlink;
 mod place;
+pub(crate) mod redirect;
 mod render;
 mod sets;
 mod steps;

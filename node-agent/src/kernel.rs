@@ -28,6 +28,7 @@ mod devices;
 mod encode;
 mod errno;
 mod graves;
+pub mod held_subnets;
 pub mod host;
 mod mark;
 mod netlink;

@@ -4,6 +4,7 @@ pub mod agent;
 pub mod api;
 pub mod container;
 pub mod control;
+pub mod docker;
 pub mod doctor;
 pub mod firewall;
 pub mod identity;

@@ -13,7 +13,7 @@ use crate::{
         Bridge, Element, FdbPort, Leg, NetworkObject, NodeObject, Object, ObjectId, Place, Port, SandboxState, Vxlan,
     },
     model::{EndpointKind, EndpointRecord, NetworkSpec},
-    view::{LocalEndpoint, NetworkView, NodeView},
+    view::{LocalEndpoint, NetworkView, NodeView, Plumbing},
 };
 
 /// What one object should be.
@@ -53,7 +53,10 @@ pub fn wanted(view: &NodeView, id: &ObjectId) -> Wanted {
                 return Wanted::Unknown;
             }
             let Some(active) = Active::find(view, *network) else { return Wanted::Absent };
-            active.object(object).into()
+            match object {
+                NetworkObject::Sandbox(endpoint) if active.is_in_dockers_hands(*endpoint) => Wanted::Unknown,
+                _ => active.object(object).into(),
+            }
         }
     }
 }
@@ -138,7 +141,7 @@ fn local_behind<'a>(view: &'a NodeView, port: &IfName) -> Option<&'a EndpointRec
 
 /// A sandbox of an earlier boot ended with it, whatever has its inode number today.
 fn is_of_this_boot(view: &NodeView, record: &EndpointRecord) -> bool {
-    record.sandbox.as_ref().is_some_and(|sandbox| sandbox.boot_id == view.config.boot_id)
+    record.boot_id() == Some(view.config.boot_id.as_str())
 }
 
 /// A network that has a gateway leg on this node: only then it has anything here.
@@ -217,13 +220,16 @@ impl<'a> Active<'a> {
     }
 
     fn port(&self, endpoint: EndpointId) -> Option<Object> {
-        let local = self.container(endpoint)?;
+        let local = self.container(endpoint).filter(|local| self.is_made(local.record))?;
         Some(Object::Port(Box::new(Port { mtu: self.mtu(), up: local.registered, attached: true })))
     }
 
     fn sandbox(&self, endpoint: EndpointId) -> Option<Object> {
         let record = self.container(endpoint)?.record;
-        let sandbox = record.sandbox.as_ref()?;
+        if let Some(Plumbing::Lent(place)) = self.view.plumbing(endpoint) {
+            return Some(self.lent(record, place));
+        }
+        let sandbox = self.view.sandbox_of(record)?;
         let gateways =
             self.spec.subnets.iter().filter(|subnet| record.addresses().any(|ip| subnet.subnet.contains(ip)));
         let routed = sandbox.default_route && !self.spec.internal;
@@ -240,6 +246,29 @@ impl<'a> Active<'a> {
             addresses: record.addresses().filter_map(|ip| self.with_prefix(ip)).collect(),
             default_routes: if routed { gateways.map(|s| s.gateway).collect() } else { BTreeSet::new() },
         })))
+    }
+
+    /// The container's end while it waits in the host's namespace: without addresses, or the host would use them.
+    fn lent(&self, record: &EndpointRecord, place: &Place) -> Object {
+        Object::Sandbox(Box::new(SandboxState {
+            place: place.clone(),
+            mac: record.mac,
+            mtu: self.mtu(),
+            up: false,
+            addresses: BTreeSet::new(),
+            default_routes: BTreeSet::new(),
+        }))
+    }
+
+    /// Whether nobody but Docker can say where the container's end is at the moment.
+    fn is_in_dockers_hands(&self, endpoint: EndpointId) -> bool {
+        let docker = self.container(endpoint).is_some_and(|local| local.record.docker.is_some());
+        docker && self.view.plumbing(endpoint).is_none()
+    }
+
+    /// Whether its interface was ever asked for: Docker registers an endpoint some time before.
+    fn is_made(&self, record: &EndpointRecord) -> bool {
+        self.view.plumbing(record.id) != Some(&Plumbing::Awaited)
     }
 
     fn with_prefix(&self, ip: IpAddr) -> Option<IpNetwork> {
@@ -280,7 +309,7 @@ impl<'a> Active<'a> {
     }
 
     fn is_here(&self, record: &EndpointRecord) -> bool {
-        record.kind == EndpointKind::Leg || is_of_this_boot(self.view, record)
+        record.kind == EndpointKind::Leg || (is_of_this_boot(self.view, record) && self.is_made(record))
     }
 
     fn port_to(&self, record: &EndpointRecord) -> FdbPort {

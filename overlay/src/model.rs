@@ -171,6 +171,9 @@ pub struct SubnetSpec {
     /// Where addresses are handed out from; the rest is for `--ip`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_range: Option<IpNetwork>,
+    /// Addresses that no endpoint may have, because machines outside the cluster do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub auxiliary: Vec<IpAddr>,
     /// Prefix length of this subnet's blocks; never changed once chosen.
     pub block_len: u8,
 }
@@ -235,6 +238,9 @@ pub struct EndpointRecord {
     /// Ports of the node's that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<PublishedPort>,
+    /// What Docker calls it, where Docker made it: then there is no `sandbox`, because only Docker knows where it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<Box<DockerEndpoint>>,
     /// Unknown fields.
     #[serde(flatten)]
     pub extra: Unknown,
@@ -244,6 +250,12 @@ impl EndpointRecord {
     /// The endpoint's addresses, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
         self.ipv4.map(IpAddr::V4).into_iter().chain(self.ipv6.map(IpAddr::V6))
+    }
+
+    /// The boot of its node's kernel that its interface belongs to; absent for a gateway leg.
+    pub fn boot_id(&self) -> Option<&str> {
+        let sandbox = self.sandbox.as_ref().map(|sandbox| sandbox.boot_id.as_str());
+        sandbox.or_else(|| self.docker.as_ref().map(|docker| docker.boot_id.as_str()))
     }
 
     /// The address that is the record's key.
@@ -279,6 +291,20 @@ pub struct Sandbox {
     pub ifname: IfName,
     /// Whether the container's default routes go through this network: so for its first one.
     pub default_route: bool,
+}
+
+/// An endpoint as the Docker engine of its node knows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DockerEndpoint {
+    /// Docker's id of the endpoint: 64 hexadecimal digits, of which the first twelve are ours.
+    pub endpoint: String,
+    /// That engine's id of the network: 64 hexadecimal digits.
+    pub network: String,
+    /// The container's id, once the engine has said whose endpoint it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// The boot of the kernel that the endpoint was made in.
+    pub boot_id: String,
 }
 
 /// A port of the node's that leads to an endpoint.

@@ -11,9 +11,9 @@ use std::{
 
 use crate::{
     id::{EndpointId, Name, NetworkId, NodeId},
-    kernel::ObjectId,
+    kernel::{ObjectId, Place},
     keys::{Key, Keyspace},
-    model::{EndpointKind, EndpointRecord, NetworkNameRecord},
+    model::{EndpointKind, EndpointRecord, NetworkNameRecord, Sandbox},
     txn::Revision,
 };
 
@@ -58,6 +58,8 @@ pub struct NodeView {
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
     unwanted: BTreeSet<EndpointId>,
+    /// Where the interfaces of Docker's endpoints are, as far as that is known.
+    plumbing: BTreeMap<EndpointId, Plumbing>,
     quarantine: BTreeMap<Vec<u8>, Unreadable>,
     changes: BTreeSet<(NetworkId, IpAddr)>,
 }
@@ -76,6 +78,18 @@ pub struct Knowledge {
     pub loaded: bool,
     /// Networks that are followed but not listed yet.
     pub unlisted: BTreeSet<NetworkId>,
+}
+
+/// Where the container's end of a Docker endpoint's veth is. Where nothing is noted, it is left alone, and the bridge's end
+/// kept as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Plumbing {
+    /// Docker has not asked for it: there shall be none.
+    Awaited,
+    /// In the host's namespace, for Docker to take.
+    Lent(Place),
+    /// In the container.
+    Inside(Sandbox),
 }
 
 /// An endpoint of this node, registered or about to be.
@@ -103,6 +117,7 @@ impl NodeView {
             adrift: BTreeSet::new(),
             detaching: BTreeSet::new(),
             unwanted: BTreeSet::new(),
+            plumbing: BTreeMap::new(),
             quarantine: BTreeMap::new(),
             changes: BTreeSet::new(),
         }
@@ -151,6 +166,28 @@ impl NodeView {
     /// Whether an endpoint is being removed, or was given up before it was there.
     pub fn is_detaching(&self, endpoint: EndpointId) -> bool {
         self.detaching.contains(&endpoint) || self.unwanted.contains(&endpoint)
+    }
+
+    /// Where the interface of one of Docker's endpoints is, if that is known.
+    pub fn plumbing(&self, endpoint: EndpointId) -> Option<&Plumbing> {
+        self.plumbing.get(&endpoint)
+    }
+
+    /// Where an endpoint's interface is inside its container, if that is known.
+    pub fn sandbox_of<'a>(&'a self, record: &'a EndpointRecord) -> Option<&'a Sandbox> {
+        match self.plumbing.get(&record.id) {
+            Some(Plumbing::Inside(sandbox)) => Some(sandbox),
+            Some(Plumbing::Awaited | Plumbing::Lent(_)) | None => record.sandbox.as_ref(),
+        }
+    }
+
+    /// Notes where the interface of one of Docker's endpoints is; `None`: Docker has it in hand.
+    pub fn set_plumbing(&mut self, endpoint: EndpointId, plumbing: Option<Plumbing>) -> BTreeSet<ObjectId> {
+        match plumbing {
+            Some(plumbing) => self.plumbing.insert(endpoint, plumbing),
+            None => self.plumbing.remove(&endpoint),
+        };
+        self.of_endpoint(endpoint)
     }
 
     /// An endpoint of this node by id, unless it is being removed.

@@ -29,6 +29,29 @@ pub(crate) struct AgentArgs {
     /// Seconds for which containers may keep an answer about a name, 0 to 86400
     #[arg(long, env = "WEFT_DNS_TTL", hide_env_values = true, value_name = "SECONDS", default_value = "5")]
     pub(crate) dns_ttl: String,
+    /// Serve Docker's networks of driver weft: auto (once this host has an engine), off, or the engine's socket
+    ///
+    /// The agent makes a plugin socket that the engine finds by itself, and asks the engine for the names of networks and
+    /// containers. Nothing needs to be configured in Docker. With auto, the engine's socket is /var/run/docker.sock.
+    #[arg(
+        long,
+        env = "WEFT_DOCKER",
+        hide_env_values = true,
+        value_name = "auto|off|SOCKET",
+        default_value = "auto",
+        help_heading = "Docker"
+    )]
+    pub(crate) docker: String,
+    /// Directory in which the Docker engine looks for plugins
+    #[arg(
+        long,
+        env = "WEFT_DOCKER_PLUGINS",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "/run/docker/plugins",
+        help_heading = "Docker"
+    )]
+    pub(crate) docker_plugins: String,
     #[command(flatten)]
     pub(crate) log: LogArgs,
 }

@@ -4,7 +4,10 @@ use std::process::ExitCode;
 
 use tracing::{error, info};
 
-use weft_node_agent::agent::{self, AgentError, AgentOptions};
+use weft_node_agent::{
+    agent::{self, AgentError, AgentOptions},
+    docker::{DockerEngine, DockerOptions},
+};
 use weft_overlay::keys::Keyspace;
 
 use super::daemon::{
@@ -12,7 +15,7 @@ use super::daemon::{
 };
 use crate::{
     args::{AgentArgs, GlobalArgs},
-    config::{AgentConfig, Settings},
+    config::{AgentConfig, Docker, Settings},
     exit::{Exit, Failure},
 };
 
@@ -41,7 +44,12 @@ fn run_agent(config: AgentConfig) -> ExitCode {
 }
 
 fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
-    let AgentConfig { etcd, host, socket, dns_ttl, .. } = config;
+    let AgentConfig { etcd, host, socket, dns_ttl, docker, docker_plugins, .. } = config;
+    let engine = match docker {
+        Docker::Auto => DockerEngine::Auto,
+        Docker::Off => DockerEngine::Off,
+        Docker::At(socket) => DockerEngine::At(socket),
+    };
     Ok(AgentOptions {
         store: etcd_options(&etcd)?,
         keys: Keyspace::under(&etcd.key_prefix.to_string()),
@@ -53,6 +61,7 @@ fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
         netns: host.netns.to_string(),
         resolv_conf: host.resolv_conf,
         dns_ttl,
+        docker: DockerOptions { engine, plugins: docker_plugins },
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
 }
@@ -83,6 +92,8 @@ fn log_settings(config: &AgentConfig) {
         socket = %config.socket.display(),
         resolv_conf = %host.resolv_conf.display(),
         dns_ttl_s = config.dns_ttl.as_secs(),
+        docker = ?config.docker,
+        docker_plugins = %config.docker_plugins.display(),
         log = %config.log.filter,
         "agent starts"
     );

@@ -23,6 +23,8 @@ pub struct Effort {
     pub endpoints: u32,
     /// Changes in P7.
     pub changes: u32,
+    /// Rounds of D; each connects and starts one container in every kind of network.
+    pub docker_rounds: usize,
 }
 
 impl Effort {
@@ -38,6 +40,7 @@ impl Effort {
             idle: Duration::from_secs(30),
             endpoints: 100_000,
             changes: 200,
+            docker_rounds: 15,
         }
     }
 
@@ -53,6 +56,7 @@ impl Effort {
             idle: Duration::from_secs(5),
             endpoints: 10_000,
             changes: 50,
+            docker_rounds: 7,
         }
     }
 }

@@ -24,6 +24,7 @@ Figures:
   P7   processor time of the agent for one change among 100,000 endpoints
   P9   packets lost when the agent or etcd fails, of 1,000 a second each way
   P10  an agent that has nothing to do
+  D    Docker's network connect and start, beside Swarm's overlay and a bridge in the same engines
 
 Environment:
   WEFT_BIN  the weft binary; by default the one beside weft-bench, else the one in PATH
@@ -62,6 +63,8 @@ enum PartName {
     Throughput,
     /// P6 and P7.
     Scale,
+    /// D; needs docker.io.
+    Docker,
 }
 
 impl From<PartName> for Part {
@@ -72,6 +75,7 @@ impl From<PartName> for Part {
             PartName::Losses => Self::Losses,
             PartName::Throughput => Self::Throughput,
             PartName::Scale => Self::Scale,
+            PartName::Docker => Self::Docker,
         }
     }
 }

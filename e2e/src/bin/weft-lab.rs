@@ -139,6 +139,11 @@ struct Up {
     /// Members of etcd instead of the store that the controller serves; of three, one may be lost.
     #[arg(long, default_value = "0", value_parser = ["0", "1", "3"])]
     etcd_members: String,
+    /// Start a Docker engine on every host too; `weft-lab exec h1 -- docker ...` talks to that of h1.
+    ///
+    /// Every engine has the image lab:net, which is busybox. docker-h1 names the engine of h1 for kill, stop and so on.
+    #[arg(long)]
+    docker: bool,
     /// Keep the store's data below this directory instead of /run/weft-lab.
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
@@ -218,6 +223,7 @@ fn up(arguments: Up) -> Result<()> {
         hosts,
         underlay_mtu: arguments.underlay_mtu,
         etcd_members: EtcdMembers::parse(&arguments.etcd_members).context("reading --etcd-members")?,
+        docker: arguments.docker,
         data_directory: arguments.data_dir,
         require_isolation: false,
         ..LabOptions::default()

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 use super::state::{DaemonRecord, LabState, NamespaceRecord, NetnsDirectory, RUN_DIRECTORY, StateFile};
-use super::{LabError, LabOptions, READY_DEADLINE, host, preflight, take_down};
+use super::{LabError, LabOptions, READY_DEADLINE, docker, host, preflight, take_down};
 use crate::eventually::wait_until;
 use crate::netns;
 use crate::process::{DaemonSpec, ProcessState};
@@ -88,11 +88,17 @@ fn make(mut state: LabState, topology: &Topology, file: &StateFile) -> Result<()
         wait_store(&state, "controller", topology.controller_store())?;
     }
     if state.options.agents {
-        start(&mut state, file, |name| !serves_store(name))?;
+        start(&mut state, file, |name| !serves_store(name) && !name.starts_with("docker"))?;
         for host in &topology.hosts {
             wait_agent(&state, *host)?;
         }
         check_controller(&state)?;
+    }
+    if state.options.docker {
+        start(&mut state, file, |name| name.starts_with("docker"))?;
+        for host in &topology.hosts {
+            wait_docker(&state, *host)?;
+        }
     }
     state.ready = true;
     file.save(&state)
@@ -109,6 +115,9 @@ fn make_directories(state: &LabState, topology: &Topology) -> Result<()> {
         let resolver = host::directory(*host).join("resolv.conf");
         fs::write(&resolver, format!("nameserver {OUTSIDE_GATEWAY}\n"))
             .with_context(|| format!("writing {}", resolver.display()))?;
+        if state.options.docker {
+            docker::prepare(*host)?;
+        }
     }
     Ok(())
 }
@@ -172,6 +181,12 @@ fn wait_agent(state: &LabState, id: HostId) -> Result<()> {
     wait_daemon(state, &id.to_string(), || health::observe_agent(&host))
 }
 
+fn wait_docker(state: &LabState, id: HostId) -> Result<()> {
+    let host = super::Host::new(id, state);
+    wait_daemon(state, &docker::daemon_name(id), || docker::observe(&host))?;
+    docker::import_image(&host)
+}
+
 /// Waits until `probe` is content. A daemon that ended is not waited for.
 fn wait_daemon(state: &LabState, name: &str, mut probe: impl FnMut() -> Result<(), String>) -> Result<()> {
     let daemon = find(state, name)?;
@@ -220,6 +235,9 @@ fn daemons(state: &LabState, topology: &Topology) -> Vec<DaemonRecord> {
     if let Some(weft) = state.weft.as_deref().filter(|_| state.options.agents) {
         daemons.push(controller(state, topology, weft));
         daemons.extend(topology.hosts.iter().map(|host| agent(state, topology, weft, *host)));
+    }
+    if state.options.docker {
+        daemons.extend(topology.hosts.iter().map(|host| docker::daemon(state, *host)));
     }
     daemons
 }
@@ -271,6 +289,9 @@ fn agent(state: &LabState, topology: &Topology, weft: &Path, host: HostId) -> Da
     let name = host.to_string();
     let directory = host::directory(host);
     let path = |file: &str| directory.join(file).display().to_string();
+    // Without an engine of its own, a host must not serve the machine's.
+    let engine = if state.options.docker { docker::socket(host).display().to_string() } else { "off".to_owned() };
+    let plugins = docker::plugins(host).display().to_string();
     let arguments = [
         ("--etcd", topology.etcd_urls()),
         ("--node", name.clone()),
@@ -279,6 +300,8 @@ fn agent(state: &LabState, topology: &Topology, weft: &Path, host: HostId) -> Da
         ("--socket", path("weft.sock")),
         ("--netns", host.data_plane_netns().to_string()),
         ("--resolv-conf", path("resolv.conf")),
+        ("--docker", engine),
+        ("--docker-plugins", plugins),
     ];
     let mut spec = daemon_spec(weft.to_owned(), host.netns(), &name);
     spec.arguments = std::iter::once("agent".to_owned())

@@ -22,6 +22,8 @@ const SIGNAL_DEADLINE: Duration = Duration::from_secs(5);
 pub(super) enum Target {
     /// A host: its agent, its cable.
     Host(HostId),
+    /// The Docker engine of a host.
+    Docker(HostId),
     /// The controller.
     Controller,
     /// Members of etcd, by name.
@@ -42,6 +44,12 @@ impl Target {
             }
             _ => {}
         }
+        if let Some(host) = word.strip_prefix("docker-").and_then(|host| host.parse().ok())
+            && state.options.docker
+            && topology.hosts.contains(&host)
+        {
+            return Ok(Self::Docker(host));
+        }
         match word.parse() {
             Ok(host) if topology.hosts.contains(&host) => Ok(Self::Host(host)),
             _ => Err(LabError::UnknownTarget {
@@ -54,6 +62,7 @@ impl Target {
     fn daemons(&self) -> Vec<String> {
         match self {
             Self::Host(host) => vec![host.to_string()],
+            Self::Docker(host) => vec![super::docker::daemon_name(*host)],
             Self::Controller => vec!["controller".to_owned()],
             Self::Etcd(members) => members.clone(),
         }
@@ -62,6 +71,7 @@ impl Target {
     pub(super) fn ports(&self) -> Vec<String> {
         match self {
             Self::Controller => vec![CONTROLLER_PORT.to_owned()],
+            Self::Docker(host) => vec![host.to_string()],
             Self::Host(_) | Self::Etcd(_) => self.daemons(),
         }
     }

@@ -21,11 +21,12 @@ use crate::topology::HostId;
 pub struct Host {
     id: HostId,
     weft: Option<PathBuf>,
+    docker: bool,
 }
 
 impl Host {
     pub(super) fn new(id: HostId, state: &LabState) -> Self {
-        Self { id, weft: state.weft.clone() }
+        Self { id, weft: state.weft.clone(), docker: state.options.docker }
     }
 
     /// Which host this is: number, addresses, namespaces.
@@ -145,6 +146,9 @@ impl Host {
 
     fn set_environment(&self, command: &mut Command) {
         command.env("WEFT_SOCKET", self.socket());
+        if self.docker {
+            command.env("DOCKER_HOST", format!("unix://{}", super::docker::socket(self.id).display()));
+        }
         if let Some(folder) = self.weft.as_deref().and_then(Path::parent) {
             command.env("PATH", search_path(folder));
         }

@@ -28,6 +28,12 @@ pub struct LabOptions {
     pub agent_arguments: Vec<String>,
     /// Appended to the command line of the controller.
     pub controller_arguments: Vec<String>,
+    /// Whether to start a Docker engine on every host.
+    #[serde(default)]
+    pub docker: bool,
+    /// Appended to the command line of every Docker engine.
+    #[serde(default)]
+    pub docker_arguments: Vec<String>,
     /// Environment of agents and controller on top of the caller's.
     pub environment: BTreeMap<String, String>,
     /// Refuse to make namespaces on the machine itself.
@@ -83,6 +89,8 @@ impl Default for LabOptions {
             weft: None,
             agent_arguments: Vec::new(),
             controller_arguments: Vec::new(),
+            docker: false,
+            docker_arguments: Vec::new(),
             environment: BTreeMap::new(),
             require_isolation: true,
         }
@@ -94,6 +102,12 @@ impl LabOptions {
     #[must_use]
     pub fn with_hosts(hosts: u8) -> Self {
         Self { hosts, ..Self::default() }
+    }
+
+    /// With a Docker engine on every host.
+    #[must_use]
+    pub fn with_docker(self) -> Self {
+        Self { docker: true, ..self }
     }
 
     /// Network and etcd only: without `weft` there is nobody else to serve a store.

@@ -14,6 +14,10 @@ const PROGRAMS: [(&str, &str); 4] =
 /// And in a lab with etcd.
 const ETCD: (&str, &str) = ("etcd", "etcd-server");
 
+/// What a Docker engine needs beside.
+const DOCKER_PROGRAMS: [(&str, &str); 4] =
+    [("dockerd", "docker.io"), ("iptables", "iptables"), ("busybox", "busybox-static"), ("findmnt", "util-linux")];
+
 /// Refuses to start when anything is missing; returns the `weft` binary if agents are wanted.
 pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>, LabError> {
     options.check()?;
@@ -24,7 +28,8 @@ pub(super) fn check_requirements(options: &LabOptions) -> Result<Option<PathBuf>
         return Err(LabError::NotIsolated);
     }
     let etcd = (options.etcd_members != EtcdMembers::None).then_some(ETCD);
-    for (program, package) in PROGRAMS.into_iter().chain(etcd) {
+    let docker = if options.docker { &DOCKER_PROGRAMS[..] } else { &[] };
+    for (program, package) in PROGRAMS.into_iter().chain(etcd).chain(docker.iter().copied()) {
         if find_in_path(program).is_none() {
             return Err(LabError::MissingProgram { program, package });
         }

@@ -30,6 +30,18 @@ impl Lab {
         Ok(SharedLab(guard))
     }
 
+    /// Like [`Self::shared`], with two hosts that have a Docker engine each. A program's tests use either.
+    ///
+    /// # Errors
+    /// As [`Lab::up`].
+    pub fn shared_docker() -> Result<SharedLab> {
+        let mut guard = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if guard.is_none() {
+            *guard = Some(Self::up(LabOptions::with_hosts(2).with_docker())?);
+        }
+        Ok(SharedLab(guard))
+    }
+
     /// A lab of one's own, after the shared one has been taken down.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ use super::cable::Cuts;
 use super::state::LabState;
 use crate::netns::NetnsName;
 use crate::process::ProcessState;
-use crate::topology::{CONTROL, CONTROLLER_PORT, FABRIC, OUTSIDE, fixed_name};
+use crate::topology::{CONTROL, CONTROLLER_PORT, FABRIC, HostId, OUTSIDE, fixed_name};
 
 /// Everything that the lab has made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -83,6 +83,10 @@ fn entries(state: &LabState) -> Vec<Entry> {
         .clone()
         .map(|host| Entry::new("host", host.to_string(), host.netns()).on_port(&host.to_string()))
         .collect();
+    if state.options.docker {
+        let engine = |host: &HostId| Entry::new("docker", super::docker::daemon_name(*host), host.netns());
+        entries.extend(hosts.clone().map(engine));
+    }
     entries.extend(state.containers.iter().map(|container| {
         let kind = "container";
         Entry::new(kind, container.name.to_string(), container.name.clone())

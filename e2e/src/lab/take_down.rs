@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::Signal;
 
+use super::docker;
 use super::state::{ContainerRecord, LabState, NetnsDirectory, RUN_DIRECTORY, StateFile};
 use crate::netns::{self, NETNS_DIRECTORY, NetnsId, NetnsName};
 use crate::process::{self, ProcessId};
@@ -59,6 +60,7 @@ fn remove_everything(state: &LabState) -> Result<()> {
             failures.push(format!("{failure:#}"));
         }
     };
+    attempt(docker::take_down(state, &state.topology()));
     let daemons: Vec<_> = state.daemons.iter().filter_map(|d| d.process).collect();
     attempt(end_all(&daemons));
     attempt(end_all(&process::observe_inside(&namespace_ids(state))));

@@ -45,6 +45,8 @@ mod error;
 mod memory;
 mod sandbox;
 
+pub(crate) use sandbox::wait_carrying;
+
 /// Aliases of one endpoint.
 const MOST_ALIASES: usize = 64;
 /// Published ports of one endpoint.
@@ -245,10 +247,12 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
 
     /// Releases an endpoint whose container was observed to be gone, unless a second look finds it.
     pub async fn release_gone(&self, network: NetworkId, endpoint: EndpointId) {
-        let look = move |view: &NodeView| view.network(network)?.endpoint_by_id(endpoint).cloned();
-        let Ok(Some(stored)) = self.handle.view(look).await else { return };
-        let Some(sandbox) = &stored.record.sandbox else { return };
-        if sandbox::exists(sandbox, &self.facts.boot_id) {
+        let look = move |view: &NodeView| {
+            let stored = view.network(network)?.endpoint_by_id(endpoint)?;
+            Some((stored.clone(), view.sandbox_of(&stored.record)?.clone()))
+        };
+        let Ok(Some((stored, sandbox))) = self.handle.view(look).await else { return };
+        if sandbox::exists(&sandbox, &self.facts.boot_id) {
             debug!(%endpoint, "a container that seemed gone is there");
             return;
         }
@@ -308,7 +312,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         let failures = failures?;
         if failures.is_empty() {
             if let Some(sandbox) = &record.sandbox {
-                sandbox::wait_carrying(sandbox).await;
+                wait_carrying(sandbox).await;
             }
             return Ok(record);
         }
@@ -337,7 +341,7 @@ impl<S: Store, K: Kernel + 'static> Attacher<S, K> {
         }
     }
 
-    async fn listed_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, ConnectError> {
+    pub(crate) async fn listed_spec(&self, network: NetworkId) -> Result<Option<Stored<NetworkSpec>>, ConnectError> {
         self.followers.follow_listed(network).await?;
         Ok(self.handle.view(move |view| view.network(network).and_then(|n| n.spec.clone())).await?)
     }

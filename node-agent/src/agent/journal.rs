@@ -191,6 +191,7 @@ mod tests {
             ipv6: None,
             vtep: Ipv4Addr::new(192, 168, 56, 11).into(),
             sandbox: None,
+            docker: None,
             published: Vec::new(),
             extra: BTreeMap::new(),
         }

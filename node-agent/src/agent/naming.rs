@@ -20,7 +20,7 @@ use weft_overlay::{
 use super::handle::Handle;
 use crate::{
     container::ContainerRef,
-    names::{NameServer, NameTable, NetnsName, ResolverOptions, resolver_file},
+    names::{NameServer, NameTable, NetnsName, ResolverOptions, resolver_file, server::inside::Insider},
     reconciler::chain,
 };
 use resolver_file::Ensured;
@@ -57,6 +57,11 @@ impl<K: Kernel + 'static> Naming<K> {
             scopes: BTreeSet::new(),
             resolvers: Resolvers::new(Path::new(NETNS_ETC)),
         }
+    }
+
+    /// What answers the same names inside containers.
+    pub(crate) fn insider(&self) -> Insider {
+        self.server.insider()
     }
 
     /// Takes in that these endpoint records changed.
@@ -142,7 +147,7 @@ impl Here {
             let Some(spec) = content.spec.as_ref().filter(|_| view.own_leg(network).is_some()) else { continue };
             here.networks.insert(network, spec.record.clone());
             for local in view.locals_in(network) {
-                if let Some(sandbox) = &local.record.sandbox {
+                if let Some(sandbox) = view.sandbox_of(local.record) {
                     containers.entry((sandbox.dev, sandbox.inode)).or_default().push((network, local.record));
                 }
             }

@@ -38,6 +38,7 @@ use crate::{
         nodes::{self, NodeState, NodesError, inspect_node, list_nodes, remove_node, set_draining},
         registration::{Registration, Standing},
     },
+    docker::Troubles,
     reconciler::Reconciler,
 };
 
@@ -57,6 +58,7 @@ pub(super) struct AgentRequests {
     pub(super) naming: Arc<Mutex<Naming<NodeKernel>>>,
     pub(super) registration: Registration,
     pub(super) options: AgentOptions,
+    pub(super) docker: Troubles,
 }
 
 impl Requests for AgentRequests {
@@ -72,7 +74,13 @@ impl Requests for AgentRequests {
         let health = self.registration.health.borrow().clone();
         let store_error = health.last_error.filter(|_| !health.reachable);
         let unreachable = store_error.as_ref().map(|error| format!("the store does not answer: {error}"));
-        let errors: Vec<String> = obstacle.into_iter().chain(unreachable).chain(observed.errors).take(SHOWN).collect();
+        let errors: Vec<String> = obstacle
+            .into_iter()
+            .chain(unreachable)
+            .chain(observed.errors)
+            .chain(self.docker.list())
+            .take(SHOWN)
+            .collect();
         Ok(Status {
             node: facts.name.clone(),
             id: facts.node,
@@ -123,6 +131,7 @@ impl Requests for AgentRequests {
             subnets: request.subnets,
             gateways: request.gateways,
             ip_ranges: request.ip_ranges,
+            auxiliary: Vec::new(),
             vni: request.vni,
             mtu: request.mtu,
             internal: request.internal,

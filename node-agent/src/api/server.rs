@@ -115,18 +115,25 @@ pub struct SocketError {
 /// # Errors
 /// When the kernel refuses.
 pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
+    bind_from(&path.with_extension(format!("{}.new", std::process::id())), path)
+}
+
+/// [`bind`] with the place where the socket is made; on the same file system.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn bind_from(draft: &Path, path: &Path) -> Result<UnixListener, SocketError> {
     let bound = || -> io::Result<UnixListener> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
         }
-        let draft = path.with_extension(format!("{}.new", std::process::id()));
-        match std::fs::remove_file(&draft) {
+        match std::fs::remove_file(draft) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let listener = UnixListener::bind(&draft)?;
-        std::fs::set_permissions(&draft, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&draft, path)?;
+        let listener = UnixListener::bind(draft)?;
+        std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(draft, path)?;
         Ok(listener)
     };
     bound().map_err(|cause| SocketError { path: path.to_owned(), cause })

@@ -202,6 +202,12 @@ impl Reservation {
     pub fn network_name(&self) -> &Name {
         &self.spec.record.name
     }
+
+    /// Makes the address that of an endpoint whose id was not known when it was reserved.
+    pub fn rename(&mut self, id: EndpointId) {
+        self.book.with(|book| book.rename(self.address, self.record.id, id));
+        self.record.id = id;
+    }
 }
 
 impl<S: Store> Allocator<S> {
@@ -581,6 +587,7 @@ fn record_of(
         ipv4,
         ipv6,
         sandbox: request.sandbox,
+        docker: None,
         published: request.published,
         extra: BTreeMap::default(),
     }

@@ -182,7 +182,8 @@ fn view(
     network: String,
     nodes: &BTreeMap<NodeId, NodeView>,
 ) -> EndpointView {
-    let EndpointRecord { id, node, mac, kind, name, aliases, ipv4, ipv6, sandbox, published, .. } = stored.record;
+    let EndpointRecord { id, node, mac, kind, name, aliases, ipv4, ipv6, sandbox, published, docker, .. } =
+        stored.record;
     let state = match nodes.get(&node).map(|node| node.state) {
         Some(NodeState::Ready | NodeState::Draining) => EndpointState::Active,
         Some(NodeState::Suspect) => EndpointState::Suspect,
@@ -200,7 +201,7 @@ fn view(
         ipv4,
         ipv6,
         mac,
-        container: sandbox.map(|sandbox| sandbox.container),
+        container: sandbox.map(|sandbox| sandbox.container).or_else(|| docker?.container),
         published,
         state,
         revision: stored.revision,

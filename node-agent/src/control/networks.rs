@@ -9,7 +9,10 @@ use ipnetwork::IpNetwork;
 use serde::Serialize;
 use thiserror::Error;
 use tokio::time::{Instant, sleep};
-use weft_ipam::subnet::conflict::SubnetConflict;
+use weft_ipam::{
+    Taken,
+    subnet::conflict::{SubnetConflict, first_conflict},
+};
 use weft_overlay::{
     claims::{BeginDeleteNetwork, DeletionBegun, NetworkCreated, Stored},
     id::{Name, NetworkId, NodeId, Vni},
@@ -143,6 +146,39 @@ pub async fn create_network<S: Store>(
         }
     }
     Err(NetworksError::Contended(request.name.clone()))
+}
+
+/// A subnet that no network has and no node's route leads into, clear of those to avoid too. It is not taken by this.
+///
+/// # Errors
+/// When nothing is free, or the store does not answer.
+pub async fn propose_subnet<S: Store>(
+    client: &Client<S>,
+    v6: bool,
+    avoid: &[IpNetwork],
+    deadline: Instant,
+) -> Result<IpNetwork, NetworksError> {
+    let mut taken = view::taken(client, deadline).await?.ranges;
+    taken.extend(avoid.iter().map(|network| Taken { network: *network, holder: "a network being created".to_owned() }));
+    client.with_rng(|rng| draft::propose(v6, &taken, rng)).map_err(NetworksError::from)
+}
+
+/// Refuses subnets that overlap one that a network has or a node's route leads into. The very subnets of an existing
+/// network pass: whether it is the same network is another question.
+///
+/// # Errors
+/// The first overlap; or the store does not answer.
+pub async fn check_subnets<S: Store>(
+    client: &Client<S>,
+    subnets: &[IpNetwork],
+    deadline: Instant,
+) -> Result<(), NetworksError> {
+    let taken = view::taken(client, deadline).await?;
+    for subnet in subnets {
+        let others: Vec<Taken> = taken.ranges.iter().filter(|taken| taken.network != *subnet).cloned().collect();
+        first_conflict(*subnet, &others)?;
+    }
+    Ok(())
 }
 
 /// Two that create overlapping networks at one moment both succeed; each looks again, and the later one steps back.

@@ -229,7 +229,7 @@ impl Connection {
     }
 
     /// Sends messages as one transaction. Returns which of them were refused and why; then nothing was changed.
-    fn transact(&mut self, messages: Vec<MessageBuilder>) -> io::Result<Vec<(usize, io::Error)>> {
+    pub(super) fn transact(&mut self, messages: Vec<MessageBuilder>) -> io::Result<Vec<(usize, io::Error)>> {
         let begin = self.next_sequence();
         let mut bytes = wire::batch_begin().finish(begin);
         let count = messages.len();

@@ -17,7 +17,7 @@ pub(super) const CHAIN_POLICY: u16 = 5;
 pub(super) const CHAIN_TYPE: u16 = 7;
 pub(super) const HOOK_NUMBER: u16 = 1;
 
-const SUBSYSTEM: u16 = 10;
+pub(super) const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const GET_TABLE: u16 = SUBSYSTEM << 8 | 1;
@@ -33,12 +33,12 @@ const MULTIPART: u16 = 0x2;
 const ACKNOWLEDGE: u16 = 0x4;
 const DUMP_INTERRUPTED: u16 = 0x10;
 const DUMP: u16 = 0x300;
-const CREATE: u16 = 0x400;
+pub(super) const CREATE: u16 = 0x400;
 
 const MESSAGE_ERROR: u16 = 2;
 const MESSAGE_DONE: u16 = 3;
 
-const NESTED: u16 = 0x8000;
+pub(super) const NESTED: u16 = 0x8000;
 const TYPE_MASK: u16 = 0x3fff;
 
 const TABLE_NAME: u16 = 1;
@@ -75,7 +75,7 @@ pub(super) struct MessageBuilder {
 }
 
 impl MessageBuilder {
-    fn new(kind: u16, flags: u16, family: u8, resource: u16) -> Self {
+    pub(super) fn new(kind: u16, flags: u16, family: u8, resource: u16) -> Self {
         let mut bytes = vec![0; HEADER];
         bytes[4..6].copy_from_slice(&kind.to_ne_bytes());
         bytes[6..8].copy_from_slice(&(REQUEST | flags).to_ne_bytes());
@@ -84,13 +84,13 @@ impl MessageBuilder {
         Self { bytes }
     }
 
-    fn text(self, kind: u16, text: &str) -> Self {
+    pub(super) fn text(self, kind: u16, text: &str) -> Self {
         let mut value = text.as_bytes().to_vec();
         value.push(0);
         self.value(kind, &value)
     }
 
-    fn value(mut self, kind: u16, value: &[u8]) -> Self {
+    pub(super) fn value(mut self, kind: u16, value: &[u8]) -> Self {
         self.bytes.extend(attribute(kind, value));
         self
     }
@@ -196,7 +196,7 @@ fn element_attributes(add: bool, element: &RawElement) -> Vec<u8> {
     bytes
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(4 + value.len()).expect("an attribute holds one element or less");
     let mut bytes = Vec::with_capacity(4 + value.len().next_multiple_of(4));
     bytes.extend(length.to_ne_bytes());

@@ -21,7 +21,7 @@ use rtnetlink::{
 use weft_overlay::{id::Mac, kernel::Family};
 
 use super::{
-    mark::{ROUTE_PROTOCOL, RULE_PREFERENCE},
+    mark::{HELD_PROTOCOL, ROUTE_PROTOCOL, RULE_PREFERENCE},
     netlink::Request,
 };
 
@@ -183,6 +183,28 @@ pub(crate) fn leg_route(verb: Verb, device: u32, to: IpNetwork, source: Option<I
         Verb::Put => Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | how },
         Verb::Delete => Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 },
     }
+}
+
+/// Two routes of last resort that only say that a subnet is in use: one that leads nowhere, and behind it, never used, one
+/// through an interface, because who looks for subnets that are free sees only such.
+pub(crate) fn held_routes(verb: Verb, to: IpNetwork, loopback: u32) -> [Request; 2] {
+    let request = |kind, priority, device: Option<u32>| {
+        let mut message = RouteMessage::default();
+        message.header.address_family = family_of(to.ip());
+        message.header.destination_prefix_length = to.prefix();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.protocol = RouteProtocol::from(HELD_PROTOCOL);
+        message.header.kind = kind;
+        message.header.scope = if device.is_some() && to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+        message.attributes.push(RouteAttribute::Destination(RouteAddress::from(to.network())));
+        message.attributes.push(RouteAttribute::Priority(priority));
+        message.attributes.extend(device.map(RouteAttribute::Oif));
+        match verb {
+            Verb::Put => Request { message: RouteNetlinkMessage::NewRoute(message), flags: NLM_F_CREATE | NLM_F_EXCL },
+            Verb::Delete => Request { message: RouteNetlinkMessage::DelRoute(message), flags: 0 },
+        }
+    };
+    [request(RouteType::Unreachable, u32::MAX - 1, None), request(RouteType::Unicast, u32::MAX, Some(loopback))]
 }
 
 /// A container's default route.

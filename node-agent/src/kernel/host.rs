@@ -21,7 +21,7 @@ pub use self::features::{Features, check_features};
 use super::{
     decode::{Address, Route, link::Link},
     encode::{find_route, link::LinkRequest, list_addresses, list_all_routes},
-    mark::{ROUTE_PROTOCOL, Role},
+    mark::{HELD_PROTOCOL, ROUTE_PROTOCOL, Role},
     netlink::Channel,
     observe::{found_or_missing, list_links},
     observe_error, settings,
@@ -223,7 +223,8 @@ fn scope(number: u8) -> AddressScope {
 }
 
 fn is_of_interest(route: &Route) -> bool {
-    let real = route.protocol != ROUTE_PROTOCOL && route.table != u32::from(libc::RT_TABLE_LOCAL) && !route.cached;
+    let ours = [ROUTE_PROTOCOL, HELD_PROTOCOL].contains(&route.protocol);
+    let real = !ours && route.table != u32::from(libc::RT_TABLE_LOCAL) && !route.cached;
     let local = match route.destination.network() {
         IpAddr::V4(v4) => v4.is_link_local() || v4.is_multicast(),
         IpAddr::V6(v6) => v6.segments()[0] & 0xffc0 == 0xfe80 || v6.is_multicast(),

@@ -9,6 +9,8 @@ use weft_overlay::id::{EndpointId, NetworkId};
 /// Marks our routes and rules (`rtm_protocol`, FRA_PROTOCOL). Not in iproute2's rt_protos; must be ours alone, since
 /// everything that carries it may be deleted.
 pub const ROUTE_PROTOCOL: u8 = 87;
+/// Marks the routes that hold subnets free; none of them leads anywhere.
+pub(crate) const HELD_PROTOCOL: u8 = 88;
 /// Preference of our routing rules: before those of VRFs (1000), of VPNs (5210 and up) and of the main table (32766),
 /// any of which would route the packet first.
 pub const RULE_PREFERENCE: u32 = 87;

@@ -71,24 +71,39 @@ pub struct Forwarded {
 ///
 /// `ttl` is in seconds.
 pub fn respond(packet: &[u8], asker: &Asker, table: &NameTable, ttl: u32) -> Response {
+    respond_within(packet, asker.transport, &table.visible_to(asker.client, asker.network), table, ttl)
+}
+
+/// Decides about a packet of a client of which it is known what it sees. Never panics, whatever the packet holds.
+///
+/// `ttl` is in seconds.
+pub fn respond_within(
+    packet: &[u8],
+    transport: Transport,
+    visible: &[NetworkId],
+    table: &NameTable,
+    ttl: u32,
+) -> Response {
     let query = match wire::read(packet) {
         Received::Query(query) => query,
         Received::Unusable(error) => return Response::Send(error),
         Received::Silence => return Response::Ignore,
     };
-    match answer(&query, asker, table, ttl) {
+    match answer_within(&query, transport, visible, table, ttl) {
         Verdict::Reply(reply) => {
-            let limit = wire::reply_limit(&query, asker.transport);
-            Response::Send(wire::encode(reply, limit, asker.transport))
+            let limit = wire::reply_limit(&query, transport);
+            Response::Send(wire::encode(reply, limit, transport))
         }
-        Verdict::Forward { without_upstream } => {
-            Response::Forward(Forwarded { query, transport: asker.transport, without_upstream })
-        }
+        Verdict::Forward { without_upstream } => Response::Forward(Forwarded { query, transport, without_upstream }),
     }
 }
 
 /// Decides about a query. `ttl` is in seconds.
 pub fn answer(query: &Message, asker: &Asker, table: &NameTable, ttl: u32) -> Verdict {
+    answer_within(query, asker.transport, &table.visible_to(asker.client, asker.network), table, ttl)
+}
+
+fn answer_within(query: &Message, transport: Transport, visible: &[NetworkId], table: &NameTable, ttl: u32) -> Verdict {
     let [question] = query.queries.as_slice() else { return refuse(query, ResponseCode::FormErr) };
     // EDNS versions above 0 do not exist yet (RFC 6891, 6.1.3).
     if query.edns.as_ref().is_some_and(|edns| edns.version() > 0) {
@@ -97,16 +112,15 @@ pub fn answer(query: &Message, asker: &Asker, table: &NameTable, ttl: u32) -> Ve
     if !matches!(question.query_class, DNSClass::IN | DNSClass::ANY) || is_transfer(question.query_type) {
         return refuse(query, ResponseCode::Refused);
     }
-    let visible = table.visible_to(asker.client, asker.network);
     if let Some(reverse) = Reverse::read(&question.name) {
-        return answer_reverse(query, reverse, table, &visible, ttl);
+        return answer_reverse(query, reverse, table, visible, ttl);
     }
     let Some(name) = comparable(&question.name) else {
         return Verdict::Forward { without_upstream: ResponseCode::ServFail };
     };
-    let room = wire::worth_collecting(wire::reply_limit(query, asker.transport));
-    let Some(addresses) = addresses_of(&name, question.query_type, table, &visible, room) else {
-        let could_be_ours = !name.contains('.') || table.is_below_network(&name, &visible);
+    let room = wire::worth_collecting(wire::reply_limit(query, transport));
+    let Some(addresses) = addresses_of(&name, question.query_type, table, visible, room) else {
+        let could_be_ours = !name.contains('.') || table.is_below_network(&name, visible);
         let without_upstream = if could_be_ours { ResponseCode::NXDomain } else { ResponseCode::ServFail };
         return Verdict::Forward { without_upstream };
     };

@@ -6,6 +6,7 @@
 //!
 //! Runs in the network namespace of its process, which must be the one that the gateway addresses are in.
 
+pub(crate) mod inside;
 mod quota;
 mod tcp;
 mod udp;
@@ -101,9 +102,18 @@ struct Shared {
 #[derive(Debug, Clone)]
 struct Listener {
     shared: Arc<Shared>,
-    network: NetworkId,
+    audience: Audience,
     transport: Transport,
     forwards: Quota,
+}
+
+/// Whose questions come to a socket, and who is asked what is not ours to answer.
+#[derive(Debug, Clone)]
+enum Audience {
+    /// Whoever reaches this network's gateway; the host's resolvers.
+    Gateway(NetworkId),
+    /// The processes of one container; the resolver that its engine gave it.
+    Container(Arc<inside::Container>),
 }
 
 impl NameServer {
@@ -171,7 +181,7 @@ impl NameServer {
         let socket = bind(address, place.transport)?;
         let listener = Listener {
             shared: Arc::clone(&self.shared),
-            network: place.network,
+            audience: Audience::Gateway(place.network),
             transport: place.transport,
             forwards: Quota::new(self.shared.options.forwards),
         };
@@ -193,20 +203,36 @@ impl Drop for NameServer {
 impl Listener {
     /// Decides about a packet; holds the table for no longer than that.
     fn respond(&self, packet: &[u8], client: SocketAddr) -> Response {
-        let asker = Asker { client: client.ip(), network: self.network, transport: self.transport };
         let table = self.shared.table.read().unwrap_or_else(PoisonError::into_inner);
         let ttl = u32::try_from(self.shared.options.ttl.as_secs()).unwrap_or(u32::MAX);
-        answer::respond(packet, &asker, &table, ttl)
+        match &self.audience {
+            Audience::Gateway(network) => {
+                let asker = Asker { client: client.ip(), network: *network, transport: self.transport };
+                answer::respond(packet, &asker, &table, ttl)
+            }
+            Audience::Container(container) => {
+                answer::respond_within(packet, self.transport, &container.networks(), &table, ttl)
+            }
+        }
     }
 
-    /// Asks the host's resolvers; there is always something to say in the end.
-    async fn forward(&self, packet: &[u8], forwarded: &Forwarded) -> Vec<u8> {
+    /// Asks who is behind us. A gateway has always something to say in the end; a container that its engine's resolver
+    /// does not answer hears nothing, as it would without us.
+    async fn forward(&self, packet: &[u8], forwarded: &Forwarded) -> Option<Vec<u8>> {
+        match &self.audience {
+            Audience::Gateway(network) => Some(self.forward_outside(*network, packet, forwarded).await),
+            Audience::Container(container) => container.forward(packet, forwarded).await,
+        }
+    }
+
+    /// Asks the host's resolvers.
+    async fn forward_outside(&self, network: NetworkId, packet: &[u8], forwarded: &Forwarded) -> Vec<u8> {
         let started = Instant::now();
         match self.shared.upstream.ask(packet, forwarded).await {
             Ok(reply) => forwarded.answered(reply),
             Err(UpstreamError::NoServer { .. }) => forwarded.without_upstream(),
             Err(error @ UpstreamError::NoReply { .. }) => {
-                debug!(network = %self.network, %error, elapsed_ms = started.elapsed().as_millis(), "no answer from outside");
+                debug!(%network, %error, elapsed_ms = started.elapsed().as_millis(), "no answer from outside");
                 forwarded.failed()
             }
         }

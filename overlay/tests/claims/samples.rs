@@ -49,6 +49,7 @@ pub(crate) fn spec() -> NetworkSpec {
         subnet: subnet.parse().unwrap(),
         gateway: gateway.parse().unwrap(),
         ip_range: None,
+        auxiliary: Vec::new(),
         block_len,
     };
     NetworkSpec {
@@ -80,6 +81,7 @@ pub(crate) fn endpoint(n: u8) -> EndpointRecord {
         ipv4: Some(ipv4),
         ipv6: None,
         sandbox: None,
+        docker: None,
         published: Vec::new(),
         extra: Unknown::new(),
     }

@@ -69,7 +69,7 @@ fn subnet(text: &str) -> SubnetSpec {
         IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() + 1).into()),
     };
     let block_len = if subnet.is_ipv4() { 28 } else { 124 };
-    SubnetSpec { subnet, gateway, ip_range: None, block_len }
+    SubnetSpec { subnet, gateway, ip_range: None, auxiliary: Vec::new(), block_len }
 }
 
 /// The entry of a network in the index of names.
@@ -107,6 +107,7 @@ pub(crate) fn container(number: u64, on: u64, addresses: &[IpAddr]) -> EndpointR
         ipv4: addresses.iter().find_map(|ip| if let IpAddr::V4(v4) = ip { Some(*v4) } else { None }),
         ipv6: addresses.iter().find_map(|ip| if let IpAddr::V6(v6) = ip { Some(*v6) } else { None }),
         sandbox: Some(sandbox),
+        docker: None,
         published: vec![],
         extra: [].into(),
     }

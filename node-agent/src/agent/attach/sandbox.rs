@@ -180,7 +180,7 @@ fn collides(one: &PublishedPort, other: &PublishedPort) -> bool {
 /// It was set up before the port, so the kernel puts it to use from a work queue (net/core/link_watch.c), and drops
 /// what the container sends until then: a first ARP request that is lost so costs a second. Without an answer in time
 /// the endpoint is no worse than slow, so that is no error.
-pub(super) async fn wait_carrying(sandbox: &Sandbox) {
+pub(crate) async fn wait_carrying(sandbox: &Sandbox) {
     const PATIENCE: Duration = Duration::from_millis(500);
     const PAUSE: Duration = Duration::from_millis(1);
     let Ok(namespace) = Namespace::open(Path::new(&sandbox.path)) else { return };

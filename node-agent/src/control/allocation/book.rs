@@ -173,6 +173,12 @@ impl Book {
         Some(self.chosen(ip, id))
     }
 
+    /// Gives a held address to another id of the same endpoint; false when it is not held under the first.
+    pub(super) fn rename(&mut self, ip: IpAddr, from: EndpointId, to: EndpointId) -> bool {
+        let hold = self.holds.get_mut(&ip).filter(|hold| hold.id == from);
+        hold.map(|hold| hold.id = to).is_some()
+    }
+
     fn chosen(&mut self, ip: IpAddr, id: EndpointId) -> IpAddr {
         self.holds.insert(ip, Hold { id, stage: Stage::Reserved });
         self.idle_since = None;

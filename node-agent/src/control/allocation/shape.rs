@@ -107,5 +107,5 @@ impl AddressShape {
 
 fn parts(spec: &SubnetSpec) -> Result<(Subnet, ReservedAddresses), ShapeError> {
     let subnet = Subnet::new(spec.subnet)?;
-    Ok((subnet, ReservedAddresses::new(subnet, &[spec.gateway], &[])?))
+    Ok((subnet, ReservedAddresses::new(subnet, &[spec.gateway], &spec.auxiliary)?))
 }

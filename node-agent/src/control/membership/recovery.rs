@@ -165,6 +165,7 @@ impl<S: Store> Membership<S> {
                     return Err(MembershipError::Address { network: name.clone(), source: Box::new(source) });
                 }
             };
+            reservation.record.docker.clone_from(&record.docker);
             match self.inner.allocator.commit(&mut reservation, None).await {
                 Ok(revision) => return Ok(Stored { record: reservation.record.clone(), revision, lease: 0 }),
                 Err(CommitError::AddressTaken { .. } | CommitError::BlockLost(_)) => {

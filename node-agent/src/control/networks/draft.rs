@@ -44,6 +44,8 @@ pub struct NetworkRequest {
     pub gateways: Vec<IpAddr>,
     /// At most one in each subnet: where addresses are handed out from.
     pub ip_ranges: Vec<IpNetwork>,
+    /// Addresses that no endpoint may have; those outside the subnets are left out.
+    pub auxiliary: Vec<IpAddr>,
     /// The VNI; absent: chosen.
     pub vni: Option<Vni>,
     /// The MTU in bytes; absent: computed from the underlay.
@@ -101,6 +103,7 @@ impl NetworkRequest {
             subnets: Vec::new(),
             gateways: Vec::new(),
             ip_ranges: Vec::new(),
+            auxiliary: Vec::new(),
             vni: None,
             mtu: None,
             internal: false,
@@ -153,6 +156,7 @@ impl NetworkRequest {
                 subnet: subnet.network(),
                 gateway,
                 ip_range: range.map(|range| range.network()),
+                auxiliary: self.auxiliary.iter().copied().filter(|ip| subnet.contains(*ip)).collect(),
                 block_len: block_prefix_len(*subnet, range),
             });
         }
@@ -211,6 +215,16 @@ impl Draft {
     pub(super) fn claim(&self) -> CreateNetwork {
         CreateNetwork { network: self.network, spec: self.spec.clone() }
     }
+}
+
+/// A subnet of a family that is clear of everything taken.
+pub(super) fn propose(v6: bool, taken: &[Taken], rng: &mut StdRng) -> Result<IpNetwork, DraftError> {
+    let chosen = if v6 {
+        choose_ula(&rng.random::<u64>().to_be_bytes(), taken)
+    } else {
+        choose_subnet(default_pool(), DEFAULT_PREFIX_LEN, taken, rng.random())
+    };
+    Ok(chosen?.network())
 }
 
 /// The first overlap of a network with one that was created earlier.

@@ -38,7 +38,7 @@ pub(super) async fn serve(socket: TcpListener, listener: Listener) {
                     }
                 }
                 Err(error) => {
-                    debug!(network = %listener.network, %error, "cannot accept");
+                    debug!(audience = ?listener.audience, %error, "cannot accept");
                     tokio::time::sleep(BREATH).await;
                 }
             },
@@ -63,8 +63,10 @@ async fn converse(connection: TcpStream, client: SocketAddr, listener: &Listener
                 Some(permit) => {
                     let (writer, listener) = (Arc::clone(&writer), listener.clone());
                     forwards.spawn(async move {
-                        let reply = listener.forward(&packet, &forwarded).await;
-                        let written = write(&writer, &reply, idle).await;
+                        let written = match listener.forward(&packet, &forwarded).await {
+                            Some(reply) => write(&writer, &reply, idle).await,
+                            None => Ok(()),
+                        };
                         drop(permit);
                         written
                     });

@@ -21,7 +21,7 @@ pub(super) async fn serve(socket: UdpSocket, listener: Listener) {
                     take(&socket, &listener, &mut forwards, (&buffer[..length], client)).await;
                 }
                 Err(error) => {
-                    debug!(network = %listener.network, %error, "cannot receive");
+                    debug!(audience = ?listener.audience, %error, "cannot receive");
                     tokio::time::sleep(BREATH).await;
                 }
             },
@@ -46,8 +46,9 @@ async fn take(
     };
     let (socket, listener, packet) = (Arc::clone(socket), listener.clone(), packet.to_vec());
     forwards.spawn(async move {
-        let reply = listener.forward(&packet, &forwarded).await;
-        send(&socket, &reply, client).await;
+        if let Some(reply) = listener.forward(&packet, &forwarded).await {
+            send(&socket, &reply, client).await;
+        }
         drop(permit);
     });
 }

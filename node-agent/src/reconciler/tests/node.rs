@@ -171,8 +171,13 @@ pub(super) fn vtep(node: u8) -> IpAddr {
 }
 
 pub(super) fn spec() -> NetworkSpec {
-    let subnet =
-        SubnetSpec { subnet: "10.32.0.0/24".parse().unwrap(), gateway: ip("10.32.0.1"), ip_range: None, block_len: 28 };
+    let subnet = SubnetSpec {
+        subnet: "10.32.0.0/24".parse().unwrap(),
+        gateway: ip("10.32.0.1"),
+        ip_range: None,
+        auxiliary: Vec::new(),
+        block_len: 28,
+    };
     NetworkSpec {
         v: 1,
         name: "net1".parse().unwrap(),
@@ -215,6 +220,7 @@ pub(super) fn container(number: u64, node: u8, address: &str) -> EndpointRecord 
         ipv4: address.parse().ok(),
         ipv6: None,
         sandbox: Some(sandbox),
+        docker: None,
         published: vec![],
         extra: [].into(),
     }
