@@ -66,7 +66,7 @@ fn b19_whatever_others_delete_is_back_within_a_second() {
 
             let done = rig.host(1).try_exec(&damage.iter().map(String::as_str).collect::<Vec<_>>()).unwrap();
             // `ip neigh flush` looks whether the rows are gone, and finds those that are back already.
-            assert!(done.is_success() || done.stderr.contains("Flush not complete"), "{done:?}");
+            assert!(done.is_success() || done.stdout.contains("Flush not complete"), "{done:?}");
 
             eventually(REPAIR, &format!("repair of `{line}`"), || dump::check_forwarding(&rig.lab));
             eventually(REPAIR, &format!("an empty plan after `{line}`"), || has_nothing_to_do(rig, 1));
