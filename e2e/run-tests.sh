@@ -7,7 +7,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-slowest='failure_modes controller faults store_faults repair data_plane'
+slowest='docker failure_modes controller faults store_faults repair data_plane'
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
