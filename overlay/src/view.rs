@@ -57,6 +57,7 @@ pub struct NodeView {
     adrift: BTreeSet<EndpointId>,
     /// Endpoints of this node that are being removed.
     detaching: BTreeSet<EndpointId>,
+    /// Endpoints of this node that were given up before it was known whether they are registered.
     unwanted: BTreeSet<EndpointId>,
     /// Where the interfaces of Docker's endpoints are, as far as that is known.
     plumbing: BTreeMap<EndpointId, Plumbing>,
