@@ -21,6 +21,7 @@ pub use kernel::{FdbRow, KernelDump, Link, NeighbourRow};
 pub use store::{StoreDump, StoreEntry};
 
 use crate::command::CommandOutput;
+use crate::eventually::eventually;
 use crate::lab::{Host, Lab};
 use crate::netns::NetnsName;
 
@@ -100,6 +101,15 @@ pub fn check_settled(lab: &Lab) -> Result<(), String> {
         }
     }
     check_forwarding(lab)
+}
+
+/// Waits until [`check_settled`] finds nothing, for tests.
+///
+/// # Panics
+/// When that takes longer than 10 s, which is milliseconds on an idle machine; the message carries what was last seen.
+#[track_caller]
+pub fn settles(lab: &Lab) {
+    eventually(Duration::from_secs(10), "nothing to do on any host", || check_settled(lab));
 }
 
 fn forwarding_differences(lab: &Lab) -> Result<String> {

@@ -8,7 +8,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use weft_e2e::traffic::{self, Stream};
-use weft_e2e::{Endpoint, Lab, LabOptions, Refusal, SharedLab, dump, eventually};
+use weft_e2e::{
+    Endpoint, Lab, LabOptions, Refusal, SharedLab,
+    dump::{self, settles},
+    eventually,
+};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -17,11 +21,6 @@ const BOUNDED: Duration = Duration::from_secs(20);
 
 fn shared() -> SharedLab {
     Lab::shared().unwrap()
-}
-
-#[track_caller]
-fn settles(lab: &Lab) {
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(lab));
 }
 
 /// The refusal of an attachment; whatever it is, nothing has changed.

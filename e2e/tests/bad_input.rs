@@ -9,7 +9,11 @@ use weft_e2e::dump::StoreEntry;
 use weft_e2e::socket::{self, SocketAnswer};
 use weft_e2e::topology::CONTROL;
 use weft_e2e::traffic::{self, Stream};
-use weft_e2e::{Lab, Refusal, SharedLab, dump, eventually};
+use weft_e2e::{
+    Lab, Refusal, SharedLab,
+    dump::{self, settles},
+    eventually,
+};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -26,11 +30,6 @@ fn scene() -> SharedLab {
     }
     settles(&lab);
     lab
-}
-
-#[track_caller]
-fn settles(lab: &Lab) {
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(lab));
 }
 
 /// Does what must change nothing, and compares.

@@ -21,7 +21,7 @@ fn scene() -> SharedLab {
         lab.create_network("shown", &["--label", "tier=db"]).unwrap();
         lab.attach(1, "shown1", "shown", &["--alias", "web", "--publish", "18070:80"]).unwrap();
     }
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(&lab));
+    dump::settles(&lab);
     lab
 }
 
@@ -332,5 +332,5 @@ fn agent_refuses_an_ambiguous_underlay_and_does_not_join_with_a_taken_one() {
     assert!(nodes.as_array().unwrap().iter().all(|node| node["name"] != "late"), "{nodes}");
     lab.in_netns("h2", &["ip", "netns", "del", "weft-late"]).unwrap();
     lab.start("h2").unwrap();
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(&lab));
+    dump::settles(&lab);
 }

@@ -9,7 +9,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use weft_e2e::{Host, Lab, SharedLab, dump, eventually};
+use weft_e2e::{Host, Lab, SharedLab, dump::settles};
 
 #[path = "data_plane/attachment.rs"]
 mod attachment;
@@ -41,11 +41,6 @@ const VXLAN_PORT: u16 = 4789;
 
 fn shared() -> SharedLab {
     Lab::shared().unwrap()
-}
-
-#[track_caller]
-fn settles(lab: &Lab) {
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(lab));
 }
 
 fn any(port: u16) -> SocketAddr {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use weft_e2e::topology::{OUTSIDE, OUTSIDE_GATEWAY, OUTSIDE_SERVER};
 use weft_e2e::traffic::dns::{self, Answer, DnsServer, Record, Transport};
-use weft_e2e::{Endpoint, Lab, SharedLab, dump, eventually};
+use weft_e2e::{Endpoint, Lab, SharedLab, dump::settles, eventually};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -17,11 +17,6 @@ const NO_SUCH_NAME: u8 = 3;
 
 fn shared() -> SharedLab {
     Lab::shared().unwrap()
-}
-
-#[track_caller]
-fn settles(lab: &Lab) {
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(lab));
 }
 
 /// What the container's own resolver answers.

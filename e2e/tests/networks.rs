@@ -9,18 +9,17 @@ use std::time::{Duration, Instant};
 use ipnetwork::IpNetwork;
 use serde_json::json;
 use weft_e2e::traffic;
-use weft_e2e::{Lab, Refusal, SharedLab, dump, eventually};
+use weft_e2e::{
+    Lab, Refusal, SharedLab,
+    dump::{self, settles},
+    eventually,
+};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const SOON: Duration = Duration::from_secs(10);
 
 fn shared() -> SharedLab {
     Lab::shared().unwrap()
-}
-
-#[track_caller]
-fn settles(lab: &Lab) {
-    eventually(SOON, "nothing to do on any host", || dump::check_settled(lab));
 }
 
 /// The refusal of a new network; whatever it is, nothing is stored.

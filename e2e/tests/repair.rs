@@ -50,7 +50,7 @@ impl Scene {
         let devices = lab.host(1).devices(name).unwrap();
         let stream = Stream::icmp(&near.name, far.v4(), 100).unwrap();
         stream.wait_for(10, SOON).unwrap();
-        eventually(SOON, "nothing to do on any host", || dump::check_settled(&lab));
+        dump::settles(&lab);
         Self { lab, network, devices, near, far, stream }
     }
 
@@ -97,7 +97,7 @@ impl Scene {
             traffic::ping(&self.far.name, address, SOON).unwrap();
             traffic::ping("h1", address, SOON).unwrap();
         }
-        eventually(SOON, "nothing to do on any host", || dump::check_settled(&self.lab));
+        dump::settles(&self.lab);
         for name in [&self.near.name, &self.far.name] {
             self.lab.remove_container(name).unwrap();
         }
