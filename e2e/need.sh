@@ -7,12 +7,17 @@ declare -A wanted=()
 need() { # COMMAND PACKAGE
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || [ -x "/sbin/$1" ] || wanted[$2]=1
 }
+need_file() { # FILE PACKAGE
+    [ -e "$1" ] || wanted[$2]=1
+}
 
 for purpose in "$@"; do
     case $purpose in
     build)
         need cc gcc
         need protoc protobuf-compiler
+        # Only recommended by protoc's package, and recommendations are not installed.
+        need_file /usr/include/google/protobuf/descriptor.proto libprotobuf-dev
         command -v cargo >/dev/null || { echo "need: Rust is missing; install it from https://rustup.rs" >&2; exit 1; }
         ;;
     store)
