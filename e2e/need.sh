@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for a purpose, by its package's name on Debian and Ubuntu, and says so.
-# usage: need.sh build|store|lab|docker|test ...
+# usage: need.sh build|store|lab|docker|vm|test ...
 set -euo pipefail
 
 declare -A wanted=()
@@ -35,6 +35,15 @@ for purpose in "$@"; do
     docker)
         need dockerd docker.io
         need busybox busybox-static
+        ;;
+    vm)
+        need mmdebstrap mmdebstrap
+        need qemu-system-x86_64 qemu-system-x86
+        need mke2fs e2fsprogs
+        need ssh openssh-client
+        need busybox busybox-static
+        need ip iproute2
+        need nft nftables
         ;;
     test)
         need tcpdump tcpdump

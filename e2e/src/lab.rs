@@ -13,6 +13,7 @@ mod fault;
 mod host;
 mod network;
 mod options;
+mod power;
 mod preflight;
 mod shared;
 mod state;

@@ -9,6 +9,7 @@
 
 mod agent_socket;
 pub mod bench;
+pub mod cluster;
 pub mod command;
 pub mod dump;
 mod eventually;
@@ -17,9 +18,11 @@ mod lab;
 pub mod netns;
 pub mod probe;
 pub mod process;
+pub mod scenario;
 pub mod socket;
 pub mod topology;
 pub mod traffic;
+pub mod vm;
 
 pub use agent_socket::AgentSocket;
 pub use command::CommandOutput;

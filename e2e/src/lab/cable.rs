@@ -13,6 +13,9 @@ use super::fault::Target;
 use crate::netns::NetnsName;
 use crate::topology::{FABRIC, STORE_CUT_TABLE, UNDERLAY_BRIDGE, fixed_name};
 
+/// The fabric's tables of lossy links, one a host.
+const LOSS_TABLE: &str = "weft-lab-loss";
+
 impl Lab {
     /// Pulls the target's underlay cable: its interface loses the carrier.
     ///
@@ -62,6 +65,19 @@ impl Lab {
         ip(&host.netns(), &set("eth1"))
     }
 
+    /// Has the fabric lose so many of a hundred packets to and from a host, 0 to 100.
+    ///
+    /// # Errors
+    /// When the host is unknown or the kernel refuses.
+    pub fn set_loss(&self, host: &str, percent: u8) -> Result<()> {
+        let host = self.find_host(host)?.name();
+        // Adding first makes the deletion succeed also when there is none.
+        nft(&format!(
+            "add table bridge {LOSS_TABLE}-{host}\ndelete table bridge {LOSS_TABLE}-{host}\n{}",
+            loss(&host, percent)
+        ))
+    }
+
     fn set_cable(&self, target: &str, state: &str) -> Result<()> {
         self.for_ports(target, |port| ip(&fixed_name(FABRIC), &format!("link set {port} {state}\n")))
     }
@@ -82,6 +98,21 @@ fn store_cut(port: &str) -> String {
 
 fn store_heal(port: &str) -> String {
     format!("delete element bridge {STORE_CUT_TABLE} hosts {{ \"{port}\" }}\n")
+}
+
+fn loss(host: &str, percent: u8) -> String {
+    if percent == 0 {
+        return String::new();
+    }
+    format!(
+        "table bridge {LOSS_TABLE}-{host} {{\n\
+           chain forward {{\n\
+             type filter hook forward priority 1; policy accept;\n\
+             iifname \"{host}\" numgen random mod 100 < {percent} drop\n\
+             oifname \"{host}\" numgen random mod 100 < {percent} drop\n\
+           }}\n\
+         }}\n"
+    )
 }
 
 fn nft(script: &str) -> Result<()> {

@@ -238,6 +238,18 @@ pub(super) fn take_down(state: &LabState, topology: &Topology) -> Result<()> {
     }
 }
 
+/// Takes away what an engine that was killed keeps running or mounted, as when its machine loses its power.
+pub(super) fn lose_power(id: HostId) -> Result<()> {
+    end_containers(id)?;
+    let root = execution_root(id);
+    unmount_below(&root)?;
+    fs::remove_dir_all(directory(id).join("run")).context("emptying /run/docker")?;
+    fs::remove_dir_all(&root).with_context(|| format!("emptying {}", root.display()))?;
+    let pid = directory(id).join("pid");
+    fs::remove_file(&pid).with_context(|| format!("removing {}", pid.display()))?;
+    prepare(id)
+}
+
 /// Containers outlive an engine that was killed.
 fn end_containers(id: HostId) -> Result<()> {
     let Ok(entries) = fs::read_dir(execution_root(id).join("netns")) else { return Ok(()) };
