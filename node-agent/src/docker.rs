@@ -30,7 +30,7 @@ use weft_overlay::{
 };
 
 pub(crate) use self::troubles::Troubles;
-use self::{book::Book, containers::Containers, engine::Engine, responders::Responders};
+use self::{book::Book, containers::Containers, engine::Engine, former::Former, responders::Responders};
 use crate::{
     agent::{NodeKernel, attach::Attacher, naming::Naming},
     identity::StateDir,
@@ -45,6 +45,7 @@ mod containers;
 mod endpoints;
 mod engine;
 mod error;
+mod former;
 mod messages;
 mod mirror;
 mod networks;
@@ -104,6 +105,7 @@ struct Driver {
     /// Told when the engine's networks and endpoints should be compared with ours.
     doubt: Notify,
     containers: Containers,
+    former: Former,
     responders: Responders,
     troubles: Troubles,
     gates: Mutex<BTreeMap<EndpointId, Arc<AsyncMutex<()>>>>,
@@ -164,6 +166,7 @@ impl Driver {
         let Parts { attacher, naming, insider, state, troubles } = parts;
         Self {
             book: Mutex::new(Book::load(&state)),
+            former: Former::load(&state),
             attacher,
             naming,
             state,

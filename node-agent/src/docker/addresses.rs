@@ -23,7 +23,7 @@ use super::{
     soon,
 };
 use crate::control::{
-    allocation::EndpointRequest,
+    allocation::{AllocationError, EndpointRequest, Reservation},
     networks::{find_network, propose_subnet},
 };
 
@@ -96,17 +96,30 @@ impl Driver {
         if pool.is_ipv6() && spec.record.subnet4().is_some() {
             return self.promise_second(network, asked);
         }
-        let endpoint = EndpointId::from_entropy(rand::random());
-        let mut wanted = self.endpoint_request(endpoint);
+        let former = if asked.is_none() { self.former.take(network, pool) } else { None };
+        let reservation = match self.reserve(network, &spec, asked.or(former)).await {
+            // Somebody has it by now.
+            Err(_) if former.is_some() => self.reserve(network, &spec, None).await?,
+            outcome => outcome?,
+        };
+        let ip = reservation.record.primary_address().expect("a reservation is of an address");
+        self.book(|book| book.promise(ip, reservation));
+        Ok(ip)
+    }
+
+    async fn reserve(
+        &self,
+        network: NetworkId,
+        spec: &Stored<NetworkSpec>,
+        asked: Option<IpAddr>,
+    ) -> Result<Reservation, AllocationError> {
+        let mut wanted = self.endpoint_request(EndpointId::from_entropy(rand::random()));
         match asked {
             Some(IpAddr::V4(v4)) => wanted.ipv4 = Some(v4),
             Some(IpAddr::V6(v6)) => wanted.ipv6 = Some(v6),
             None => {}
         }
-        let reservation = Box::pin(self.attacher.allocator.reserve(network, &spec, wanted)).await?;
-        let ip = reservation.record.primary_address().expect("a reservation is of an address");
-        self.book(|book| book.promise(ip, reservation));
-        Ok(ip)
+        Box::pin(self.attacher.allocator.reserve(network, spec, wanted)).await
     }
 
     /// The IPv6 address that goes with the IPv4 address that was promised just before.

@@ -24,6 +24,7 @@ use super::{
     Driver,
     containers::{Called, called, called_only},
     engine::{EngineContainer, EngineNetwork, Event, Events},
+    former::Place,
     order::endpoint_id,
     sandbox::Inside,
     soon,
@@ -58,8 +59,11 @@ impl Driver {
             // Before everything is looked at, so that nothing is missed in between.
             match self.engine.events().await {
                 Ok(events) => {
+                    // It answers only after it has started the containers that it starts by itself.
+                    self.former.engine_is_there();
                     self.note_version().await;
                     self.clone().follow_events(events, &mut suspects).await;
+                    self.former.engine_is_away();
                     info!("the Docker engine is away");
                 }
                 Err(error) => debug!(error = %chain(&error), "the Docker engine does not answer"),
@@ -125,7 +129,11 @@ impl Driver {
         };
         match event.action.as_str() {
             "create" | "start" | "rename" | "connect" | "unpause" => {
-                tokio::spawn(async move { self.look_at(&container).await });
+                tokio::spawn(async move {
+                    if let Some(places) = self.look_at(&container).await {
+                        self.former.note(&places, &self.state);
+                    }
+                });
             }
             "destroy" => self.containers.forget(&container),
             _ => {}
@@ -133,10 +141,12 @@ impl Driver {
         false
     }
 
-    /// Looks at a container: what it is called, and where its interfaces are.
-    async fn look_at(&self, id: &str) {
-        let Ok(container) = self.engine.container(id, CONTAINER_PATIENCE).await else { return };
+    /// Looks at a container: what it is called, and where its interfaces are. What it will want to have again when the
+    /// engine starts it by itself; `None` where the engine does not show it.
+    async fn look_at(&self, id: &str) -> Option<BTreeSet<Place>> {
+        let container = self.engine.container(id, CONTAINER_PATIENCE).await.ok()?;
         self.containers.note(container.clone());
+        let mut places = BTreeSet::new();
         for (name, attachment) in &container.network_settings.networks {
             let Ok(endpoint) = endpoint_id(&attachment.endpoint) else { continue };
             let Some((network, stored)) = self.local(endpoint).await else { continue };
@@ -146,7 +156,12 @@ impl Driver {
                 self.call(network, endpoint, &called).await;
             }
             self.look_inside(&container, network, &stored.record).await;
+            places.extend(stored.record.primary_address().map(|ip| (network, ip)));
         }
+        if !container.comes_back() {
+            places.clear();
+        }
+        Some(places)
     }
 
     /// Takes charge of an interface whose place is not known: as after a restart of ours.
@@ -217,8 +232,12 @@ impl Driver {
             return;
         }
         let Some(shown) = self.shown().await else { return };
-        for id in self.engine.running().await.unwrap_or_default() {
-            self.look_at(&id).await;
+        if let Ok(running) = self.engine.running().await {
+            let mut places = BTreeSet::new();
+            for id in running {
+                places.extend(self.look_at(&id).await.unwrap_or_default());
+            }
+            self.former.replace(places, &self.state);
         }
         let locals: BTreeSet<EndpointId> = self.locals().await.into_iter().map(|(_, record)| record.id).collect();
         suspects.retain(|endpoint, _| locals.contains(endpoint) && !shown.contains(endpoint));

@@ -128,7 +128,33 @@ pub(super) struct EngineContainer {
     #[serde(deserialize_with = "or_default")]
     pub(super) config: ContainerConfig,
     #[serde(deserialize_with = "or_default")]
+    pub(super) host_config: HostConfig,
+    #[serde(deserialize_with = "or_default")]
     pub(super) network_settings: NetworkSettings,
+}
+
+impl EngineContainer {
+    /// Whether the engine starts it again by itself when the engine starts.
+    pub(super) fn comes_back(&self) -> bool {
+        self.state.running
+            && matches!(self.host_config.restart_policy.name.as_str(), "always" | "unless-stopped" | "on-failure")
+    }
+}
+
+/// Part of [`EngineContainer`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct HostConfig {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) restart_policy: RestartPolicy,
+}
+
+/// Part of [`HostConfig`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct RestartPolicy {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) name: String,
 }
 
 /// Part of [`EngineContainer`].
