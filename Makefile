@@ -5,7 +5,13 @@ RELEASE := $(CURDIR)/target/release
 # Tests that make hosts run in mount, PID and network namespaces of their own: nothing can leak, labs do not collide.
 ISOLATED := $(CURDIR)/e2e/run-isolated.sh
 
+# Where images of virtual machines are kept, and the address of the static program.
+VM := $(CURDIR)/target/vm
+HOST := $(shell rustc -vV | sed -n 's/^host: //p')
+STATIC := $(CURDIR)/target/$(HOST)/release/weft
+
 .PHONY: help build demo lab test unit store kernel sim e2e bench bench-store check fmt bless deny clean
+.PHONY: vagrant-dist vagrant-test vagrant-validate vm-test
 
 help:
 	@echo 'make demo    three virtual hosts, containers, names, a killed agent: the main job, end to end'
@@ -13,6 +19,8 @@ help:
 	@echo 'make lab     three hosts that stay up, and what to type next'
 	@echo 'make bench   throughput, latency, losses and footprint, beside those of others'
 	@echo 'make bench-store  the store that a controller serves, beside etcd on the same disk'
+	@echo 'make vm-test two and three virtual machines with a stock kernel, Docker and an agent each, and what befalls them'
+	@echo 'make vagrant-dist  what `vagrant up` in vagrant/ installs; make vagrant-test tries that, in emulation'
 	@echo 'make check   formatting, lints, purity of the pure crates'
 	@echo 'make bless   rewrite the golden files from what the code says now'
 
@@ -64,6 +72,33 @@ e2e: build
 	$(if $(NAME)$(WEFT_LAB_ETCD_MEMBERS),,WEFT_LAB_ETCD_MEMBERS=1 WEFT_BIN=$(RELEASE)/weft \
 		./e2e/run-tests.sh --test networks --test store_faults)
 
+# A program for any Debian guest: without a loader, for any x86-64. Other programs are not needed there.
+vagrant-dist:
+	@./e2e/need.sh build dist
+	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked -p weft --target $(HOST)
+	./vagrant/pack.sh $(STATIC)
+
+# Real machines under QEMU, emulated unless VM_ACCEL=kvm. SCENARIO=... runs one. Says so where the machine cannot do it,
+# which fails with REQUIRE_VM=1.
+vm-test:
+	@./e2e/vm/can-run.sh || exit $$(( $$? == 75 ? 0 : 1 )); \
+	$(MAKE) --no-print-directory vm-test-here
+
+vm-test-here: vagrant-dist
+	@./e2e/need.sh vm
+	$(CARGO) build -p weft-e2e --bin weft-vm
+	image=$$(./e2e/vm/image.sh $(VM)) && \
+	WEFT_VM_IMAGE=$$image WEFT_VM_RUN=$(VM)/run $(ISOLATED) target/debug/weft-vm test $(SCENARIO)
+
+# The real `vagrant up`, through libvirt in emulation: installs Vagrant and libvirt.
+vagrant-test: vagrant-dist
+	@./e2e/need.sh vm vagrant-libvirt
+	./e2e/vm/vagrant-test.sh $(VM)
+
+vagrant-validate:
+	@./e2e/need.sh vagrant || echo 'vagrant-validate: Vagrant cannot be had here; the Vagrantfile is not validated'
+	! command -v vagrant >/dev/null || (cd vagrant && VAGRANT_CHECKPOINT_DISABLE=1 vagrant validate --ignore-provider)
+
 bench: build
 	@./e2e/need.sh lab store docker
 	WEFT_BIN=$(RELEASE)/weft $(ISOLATED) $(RELEASE)/weft-bench $(ARGS)
@@ -72,7 +107,7 @@ bench-store: build
 	@./e2e/need.sh store
 	$(RELEASE)/weft-bench-store --data-dir $(CURDIR)/target $(ARGS)
 
-check:
+check: vagrant-validate
 	@./e2e/need.sh build
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing for a purpose, by its package's name on Debian and Ubuntu, and says so.
-# usage: need.sh build|store|lab|docker|vm|test ...
+# usage: need.sh build|store|lab|docker|dist|vm|vagrant|vagrant-libvirt|test ...
 set -euo pipefail
 
 declare -A wanted=()
@@ -35,6 +35,25 @@ for purpose in "$@"; do
     docker)
         need dockerd docker.io
         need busybox busybox-static
+        ;;
+    dist)
+        need busybox busybox-static
+        need readelf binutils
+        ;;
+    vagrant)
+        need vagrant vagrant
+        ;;
+    vagrant-libvirt)
+        need vagrant vagrant
+        need_file /usr/share/doc/vagrant-libvirt vagrant-libvirt
+        need libvirtd libvirt-daemon
+        need virsh libvirt-clients
+        need_file /usr/share/doc/libvirt-daemon-system libvirt-daemon-system
+        need_file /usr/share/doc/libvirt-daemon-driver-qemu libvirt-daemon-driver-qemu
+        need dnsmasq dnsmasq-base
+        need rsync rsync
+        need sfdisk fdisk
+        need qemu-img qemu-utils
         ;;
     vm)
         need mmdebstrap mmdebstrap
