@@ -45,6 +45,7 @@ use crate::{
     },
     names::{NameServer, ServerOptions, Upstream},
     netns::{Namespace, NetnsError},
+    privilege,
     reconciler::{Doubt, Reconciler, chain},
     underlay::{UnderlayError, choose_underlay},
 };
@@ -94,9 +95,10 @@ pub struct AgentOptions {
 pub enum AgentError {
     /// Its user may not do what an agent does.
     #[error(
-        "the agent needs the capabilities of root (CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo or as a system service"
+        "the agent lacks {}; run it with sudo or as a system service, with these in the unit's CapabilityBoundingSet",
+        .0.join(", ")
     )]
-    Privilege,
+    Privilege(Vec<&'static str>),
     /// No VTEP.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
@@ -134,8 +136,9 @@ pub enum AgentError {
 /// # Errors
 /// When it cannot start, or a part of it fails for good.
 pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
-    if !is_privileged() {
-        return Err(AgentError::Privilege);
+    let missing = privilege::missing();
+    if !missing.is_empty() {
+        return Err(AgentError::Privilege(missing));
     }
     let parts = Parts::prepare(&options).await?;
     let mut tasks = JoinSet::new();
@@ -158,15 +161,6 @@ pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> R
             Err(AgentError::PartEnded(part))
         }
     }
-}
-
-/// CAP_NET_ADMIN (12) and CAP_SYS_ADMIN (21), from capabilities(7).
-pub(crate) fn is_privileged() -> bool {
-    const NEEDED: u64 = 1 << 12 | 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & NEEDED == NEEDED)
 }
 
 /// What is made before anything runs.

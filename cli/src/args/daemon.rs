@@ -13,9 +13,10 @@ use super::examples;
 /// other weft commands on its unix socket. Runs in the foreground until it is told to end by SIGTERM or SIGINT; then
 /// it leaves the kernel as it is, so containers keep talking while it is away.
 ///
-/// Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_NET_RAW. `weft doctor` says beforehand what is missing. Every
-/// setting may also come from its environment variable; an option on the command line wins. Wrong settings are
-/// reported all together, with exit code 78.
+/// Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE; with mounts of its own, as in a
+/// sandboxed service, CAP_SYS_CHROOT and CAP_SYS_PTRACE too. `weft doctor` says beforehand what is missing. Every setting
+/// may also come from its environment variable; an option on the command line wins. Wrong settings are reported all
+/// together, with exit code 78.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     override_usage = "weft agent --etcd <URL>[,<URL>...] [OPTIONS]",

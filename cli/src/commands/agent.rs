@@ -69,7 +69,7 @@ fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
 /// What a service manager is told: starting again does not help where privilege is missing or settings are wrong.
 fn exit_of(failure: &anyhow::Error) -> Exit {
     match failure.downcast_ref::<AgentError>() {
-        Some(AgentError::Privilege) => Exit::Privilege,
+        Some(AgentError::Privilege(_)) => Exit::Privilege,
         Some(AgentError::Underlay(_) | AgentError::Identity(_) | AgentError::Store(_)) => Exit::Config,
         Some(AgentError::PartEnded(_)) => Exit::Internal,
         Some(_) => Exit::Failed,
