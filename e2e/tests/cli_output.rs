@@ -162,6 +162,23 @@ fn exit_codes_are_those_of_the_help() {
     }
 }
 
+/// As at boot, before DHCP has answered: a service manager is to try again, which it would not after 78.
+#[test]
+fn daemons_whose_address_the_host_does_not_have_yet_may_be_started_again() {
+    let lab = scene();
+    let folder = tempfile::TempDir::new().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let etcd = lab.topology().unwrap().etcd_urls();
+    let agent = ["agent", "--etcd", &etcd, "--underlay", "172.31.0.0/16", "--state-dir", folder, "--docker", "off"];
+    let controller = ["controller", "--listen", "172.31.0.1:2379", "--data-dir", folder];
+
+    for (arguments, word) in [(&agent[..], "172.31.0.0/16"), (&controller[..], "172.31.0.1:2379")] {
+        let output = lab.host(1).try_weft(arguments).unwrap();
+        assert_eq!(output.status, 69, "{output:?}");
+        assert!(output.stderr.contains(word), "{output:?}");
+    }
+}
+
 #[test]
 fn wrong_settings_are_reported_all_together() {
     let lab = scene();

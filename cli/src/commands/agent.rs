@@ -7,6 +7,7 @@ use tracing::{error, info};
 use weft_node_agent::{
     agent::{self, AgentError, AgentOptions},
     docker::{DockerEngine, DockerOptions},
+    underlay::UnderlayError,
 };
 use weft_overlay::keys::Keyspace;
 
@@ -66,10 +67,14 @@ fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
     })
 }
 
-/// What a service manager is told: starting again does not help where privilege is missing or settings are wrong.
+/// What a service manager is told: starting again does not help where privilege is missing or settings are wrong. It
+/// does where the host has no such address yet, as at boot before DHCP has answered.
 fn exit_of(failure: &anyhow::Error) -> Exit {
     match failure.downcast_ref::<AgentError>() {
         Some(AgentError::Privilege(_)) => Exit::Privilege,
+        Some(AgentError::Underlay(UnderlayError::NoneSelected { .. } | UnderlayError::NoCandidate)) => {
+            Exit::Unavailable
+        }
         Some(AgentError::Underlay(_) | AgentError::Identity(_) | AgentError::Store(_)) => Exit::Config,
         Some(AgentError::PartEnded(_)) => Exit::Internal,
         Some(_) => Exit::Failed,
@@ -97,4 +102,24 @@ fn log_settings(config: &AgentConfig) {
         log = %config.log.filter,
         "agent starts"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_that_may_still_come_is_waited_for_and_a_wrong_setting_is_not() {
+        let wanted = || "192.168.56.0/24".to_owned();
+        for (error, exit) in [
+            (UnderlayError::NoCandidate, Exit::Unavailable),
+            (UnderlayError::NoneSelected { wanted: wanted(), available: Vec::new() }, Exit::Unavailable),
+            (UnderlayError::SeveralSelected { wanted: wanted(), selected: Vec::new() }, Exit::Config),
+            (UnderlayError::SeveralCandidates(Vec::new()), Exit::Config),
+            (UnderlayError::Malformed("/".to_owned()), Exit::Config),
+        ] {
+            let failure = anyhow::Error::from(AgentError::from(error.clone()));
+            assert_eq!(exit_of(&failure), exit, "{error}");
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! `weft controller`: from arguments to a running daemon.
 
-use std::{fs, future::Future, path::Path, process::ExitCode};
+use std::{fs, future::Future, io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use rand::{SeedableRng, rngs::StdRng};
 use weft_controller::ControllerSettings;
-use weft_embedded_store::{EmbeddedStore, StoreOptions, TlsFiles};
+use weft_embedded_store::{EmbeddedStore, StoreError, StoreOptions, TlsFiles};
 use weft_overlay::{keys::Keyspace, store::etcd::EtcdStore};
 
 use super::daemon::{
@@ -45,8 +45,20 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             error!(error = %format!("{failure:#}"), "the controller ended");
-            Exit::Config.into()
+            exit_of(&failure).into()
         }
+    }
+}
+
+/// What a service manager is told: starting again helps where the host has no such address yet, as at boot before DHCP
+/// has answered, and may help after the disk failed.
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    match failure.downcast_ref::<StoreError>() {
+        Some(StoreError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Exit::Unavailable
+        }
+        Some(StoreError::Serve(_) | StoreError::Disk { .. }) => Exit::Failed,
+        _ => Exit::Config,
     }
 }
 
