@@ -78,6 +78,8 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
     /// The socket of the local interface.
     pub socket: PathBuf,
+    /// The group whose members may use it beside root.
+    pub socket_group: Option<u32>,
     /// The name of the data plane's namespace, in /run/netns.
     pub netns: String,
     /// Where the host's resolvers are listed.
@@ -280,7 +282,7 @@ impl Parts {
         let kernel_watch = KernelWatch::start(&self.places, self.own_commits)?;
         heed_kernel(kernel_watch, handle.clone(), wake, tasks);
 
-        let listener = server::bind(&options.socket)?;
+        let listener = server::bind(&options.socket, options.socket_group)?;
         let requests =
             Arc::new(AgentRequests { attacher, naming, registration, options: options.clone(), docker: troubles });
         tasks.spawn(async move {

@@ -27,6 +27,12 @@ pub(crate) struct AgentArgs {
     pub(crate) etcd: EtcdArgs,
     #[command(flatten)]
     pub(crate) host: HostArgs,
+    /// Group whose members may use the agent's socket: a name in /etc/group, or a number [default: only root may]
+    ///
+    /// The socket then belongs to the group, with mode 0660. Its members may do with networks and containers of this host
+    /// what root may do with weft.
+    #[arg(long, env = "WEFT_SOCKET_GROUP", hide_env_values = true, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
     /// Seconds for which containers may keep an answer about a name, 0 to 86400
     #[arg(long, env = "WEFT_DNS_TTL", hide_env_values = true, value_name = "SECONDS", default_value = "5")]
     pub(crate) dns_ttl: String,

@@ -1,7 +1,8 @@
 //! `weft agent`: from arguments to a running daemon.
 
-use std::process::ExitCode;
+use std::{fs, process::ExitCode};
 
+use anyhow::Context as _;
 use tracing::{error, info};
 
 use weft_node_agent::{
@@ -18,6 +19,7 @@ use crate::{
     args::{AgentArgs, GlobalArgs},
     config::{AgentConfig, Docker, Settings},
     exit::{Exit, Failure},
+    values::SocketGroup,
 };
 
 /// Validates the settings, starts the log, logs the settings and hands over to the agent.
@@ -45,7 +47,7 @@ fn run_agent(config: AgentConfig) -> ExitCode {
 }
 
 fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
-    let AgentConfig { etcd, host, socket, dns_ttl, docker, docker_plugins, .. } = config;
+    let AgentConfig { etcd, host, socket, socket_group, dns_ttl, docker, docker_plugins, .. } = config;
     let engine = match docker {
         Docker::Auto => DockerEngine::Auto,
         Docker::Off => DockerEngine::Off,
@@ -59,12 +61,19 @@ fn agent_options(config: AgentConfig) -> anyhow::Result<AgentOptions> {
         vxlan_port: host.vxlan_port,
         state_dir: host.state_dir,
         socket,
+        socket_group: socket_group.as_ref().map(group_id).transpose()?,
         netns: host.netns.to_string(),
         resolv_conf: host.resolv_conf,
         dns_ttl,
         docker: DockerOptions { engine, plugins: docker_plugins },
         version: env!("CARGO_PKG_VERSION").to_owned(),
     })
+}
+
+fn group_id(group: &SocketGroup) -> anyhow::Result<u32> {
+    // An absent file names no group.
+    let listing = fs::read_to_string("/etc/group").unwrap_or_default();
+    group.id(&listing).context("--socket-group (WEFT_SOCKET_GROUP)")
 }
 
 /// What a service manager is told: starting again does not help where privilege is missing or settings are wrong. It
@@ -95,6 +104,7 @@ fn log_settings(config: &AgentConfig) {
         netns = %host.netns,
         state_dir = %host.state_dir.display(),
         socket = %config.socket.display(),
+        socket_group = config.socket_group.as_ref().map(tracing::field::display),
         resolv_conf = %host.resolv_conf.display(),
         dns_ttl_s = config.dns_ttl.as_secs(),
         docker = ?config.docker,
