@@ -2,12 +2,12 @@
 //!
 //! The kernel is left as it is at the end: containers keep talking, and the next agent adopts what it finds.
 
-use std::{collections::BTreeSet, future::Future, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, future::Future, path::PathBuf, sync::Arc};
 
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -31,7 +31,7 @@ use crate::{
     control::{
         allocation::{AllocationSettings, Allocator},
         membership::Membership,
-        registration::{NodeDescription, NodeIdentity, register},
+        registration::{NodeDescription, NodeIdentity, Registration, register},
         submit::Client,
     },
     docker::{self, DockerOptions},
@@ -55,8 +55,11 @@ pub mod followers;
 pub mod handle;
 mod journal;
 pub mod naming;
+mod progress;
 mod requests;
 mod upkeep;
+
+pub use self::progress::Progress;
 
 /// The kernel that an agent works on.
 pub type NodeKernel = LinuxKernel<NftFirewall>;
@@ -133,20 +136,25 @@ pub enum AgentError {
     PartEnded(&'static str),
 }
 
-/// Runs an agent until `shutdown` completes.
+/// Runs an agent until `shutdown` completes. `tell` is called with news of it, and must not block.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails for good.
-pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
+pub async fn run(
+    options: AgentOptions,
+    tell: impl Fn(Progress),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
     let missing = privilege::missing();
     if !missing.is_empty() {
         return Err(AgentError::Privilege(missing));
     }
     let parts = Parts::prepare(&options).await?;
     let mut tasks = JoinSet::new();
-    parts.start(&options, &mut tasks)?;
+    let Started { registration, docker } = parts.start(&options, &mut tasks)?;
     tokio::select! {
-        // Both cancel-safe: whatever was ready stays so, and the tasks end with the set.
+        // All cancel-safe: whatever was ready stays so, and the tasks end with the set.
+        never = progress::tell_progress(docker, registration, tell) => match never {},
         () = shutdown => {
             info!("shutting down; the kernel is left as it is");
             Ok(())
@@ -177,6 +185,13 @@ struct Parts {
     kernel: NodeKernel,
     own_commits: BTreeSet<(Table, u32)>,
     underlay_ifname: String,
+}
+
+/// What is known of an agent whose parts run.
+struct Started {
+    registration: Registration,
+    /// Ends when nobody has to wait for Docker's plugin socket any longer.
+    docker: oneshot::Receiver<Infallible>,
 }
 
 impl Parts {
@@ -215,7 +230,7 @@ impl Parts {
         })
     }
 
-    fn start(self, options: &AgentOptions, tasks: &mut JoinSet<&'static str>) -> Result<(), AgentError> {
+    fn start(self, options: &AgentOptions, tasks: &mut JoinSet<&'static str>) -> Result<Started, AgentError> {
         let rng = StdRng::from_rng(&mut rand::rng());
         let client = Client::new(self.store, options.keys.clone(), rng);
         let (handle, inputs) = Handle::<NodeKernel>::channel();
@@ -263,7 +278,7 @@ impl Parts {
             state: self.state.clone(),
             troubles: troubles.clone(),
         };
-        docker::start(options.docker.clone(), parts, tasks);
+        let docker = docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());
         let upkeep = upkeep::Upkeep {
@@ -283,6 +298,7 @@ impl Parts {
         heed_kernel(kernel_watch, handle.clone(), wake, tasks);
 
         let listener = server::bind(&options.socket, options.socket_group)?;
+        let started = Started { registration: registration.clone(), docker };
         let requests =
             Arc::new(AgentRequests { attacher, naming, registration, options: options.clone(), docker: troubles });
         tasks.spawn(async move {
@@ -291,7 +307,7 @@ impl Parts {
             }
             "the socket's server"
         });
-        Ok(())
+        Ok(started)
     }
 }
 

@@ -3,17 +3,19 @@
 use std::{fs, process::ExitCode};
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tracing::{error, info};
 
 use weft_node_agent::{
-    agent::{self, AgentError, AgentOptions},
+    agent::{self, AgentError, AgentOptions, Progress},
     docker::{DockerEngine, DockerOptions},
     underlay::UnderlayError,
 };
 use weft_overlay::keys::Keyspace;
 
 use super::daemon::{
-    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, termination,
+    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, tell_manager,
+    termination,
 };
 use crate::{
     args::{AgentArgs, GlobalArgs},
@@ -35,7 +37,7 @@ pub(super) fn start(args: AgentArgs, global: &GlobalArgs) -> Result<ExitCode, Fa
 fn run_agent(config: AgentConfig) -> ExitCode {
     let outcome = run_daemon(async {
         let options = agent_options(config)?;
-        Ok(agent::run(options, termination()?).await?)
+        Ok(agent::run(options, tell, termination()?).await?)
     });
     match outcome {
         Ok(()) => Exit::Ok.into(),
@@ -43,6 +45,14 @@ fn run_agent(config: AgentConfig) -> ExitCode {
             error!(error = %format!("{failure:#}"), "the agent ended");
             exit_of(&failure).into()
         }
+    }
+}
+
+/// Passes news of the agent on to the service manager.
+fn tell(progress: Progress) {
+    match progress {
+        Progress::Serving => tell_manager(&[NotifyState::Ready]),
+        Progress::Standing(words) => tell_manager(&[NotifyState::Status(&words)]),
     }
 }
 
