@@ -35,7 +35,11 @@ pub(crate) enum ClientError {
         socket.display()
     )]
     Stale { socket: PathBuf },
-    #[error("{} may not be used by this user: run the command as root", socket.display())]
+    #[error(
+        "{} may not be used by this user: run the command as root, or as a member of the group that the agent has with \
+         --socket-group",
+        socket.display()
+    )]
     Denied { socket: PathBuf, source: io::Error },
     #[error("connecting to the agent at {}", socket.display())]
     Connect { socket: PathBuf, source: io::Error },

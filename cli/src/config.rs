@@ -13,7 +13,7 @@ use weft_overlay::{cause::chain, id::Name};
 
 use crate::{
     args::{AgentArgs, ControllerArgs, DoctorArgs, EtcdArgs, HostArgs, LogArgs, ServingArgs},
-    values::{EtcdUrl, KeyPrefix, LogFilter, NetnsName, Underlay, parse_duration},
+    values::{EtcdUrl, KeyPrefix, LogFilter, NetnsName, SocketGroup, Underlay, parse_duration},
 };
 
 /// What `weft agent` runs with.
@@ -25,6 +25,8 @@ pub(crate) struct AgentConfig {
     pub(crate) host: HostConfig,
     /// Where it listens.
     pub(crate) socket: PathBuf,
+    /// Whose members may use the socket beside root.
+    pub(crate) socket_group: Option<SocketGroup>,
     /// For how long its answers about names may be kept: 0 to 86,400 seconds.
     pub(crate) dns_ttl: Duration,
     /// Which Docker engine is served.
@@ -208,6 +210,10 @@ impl TryFrom<Settings<AgentArgs>> for AgentConfig {
         let mut check = Check::default();
         let etcd = check.etcd(&settings.args.etcd, MISSING_ETCD);
         let host = check.host(&settings.args.host, settings.host_name.as_deref());
+        let socket_group = match settings.args.socket_group.as_deref() {
+            Some(text) => check.parse("--socket-group", text).map(Some),
+            None => Some(None),
+        };
         let dns_ttl = check.number("--dns-ttl", &settings.args.dns_ttl, 0..=86_400);
         let docker = check.docker(&settings.args.docker);
         let docker_plugins = check.path("--docker-plugins", &settings.args.docker_plugins);
@@ -217,6 +223,7 @@ impl TryFrom<Settings<AgentArgs>> for AgentConfig {
                 etcd: etcd?,
                 host: host?,
                 socket: settings.socket,
+                socket_group: socket_group?,
                 dns_ttl: Duration::from_secs(dns_ttl?.into()),
                 docker: docker?,
                 docker_plugins: docker_plugins?,

@@ -30,7 +30,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// Malformed command line.
     Usage = 2,
-    /// The agent or the store is unavailable: EX_UNAVAILABLE.
+    /// The agent, the store or an address of this host is unavailable: EX_UNAVAILABLE.
     Unavailable = 69,
     /// A defect of weft: EX_SOFTWARE.
     Internal = 70,

@@ -44,6 +44,10 @@ pub(crate) enum ValueError {
     Underlay { text: String, source: ParseIdError },
     #[error("namespace {text:?} is not valid: {reason}; give a plain name, as `ip netns add` takes it")]
     Netns { text: String, reason: &'static str },
+    #[error("group {text:?} is not valid: {reason}; give a name as in /etc/group, or a number")]
+    SocketGroup { text: String, reason: &'static str },
+    #[error("group {name:?} is not in /etc/group; make it with `groupadd --system {name}`, or name another")]
+    UnknownGroup { name: String },
     #[error("log filter {text:?} is malformed: {reason}; write a level such as info, or info,weft_overlay=debug")]
     LogFilter { text: String, reason: String },
 }
@@ -78,6 +82,59 @@ impl FromStr for ContainerRef {
 impl From<ContainerRef> for String {
     fn from(container: ContainerRef) -> Self {
         container.0
+    }
+}
+
+/// A group of this host, by name or number.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SocketGroup {
+    Name(String),
+    Id(u32),
+}
+
+impl SocketGroup {
+    /// Its number, by what /etc/group holds. Other sources of names are not asked: a static binary has none.
+    pub(crate) fn id(&self, etc_group: &str) -> Result<u32, ValueError> {
+        let name = match self {
+            Self::Id(id) => return Ok(*id),
+            Self::Name(name) => name,
+        };
+        let id_of = |line: &str| {
+            let mut fields = line.split(':');
+            let found = fields.next() == Some(name);
+            // The password is between them.
+            found.then(|| fields.nth(1)?.parse().ok()).flatten()
+        };
+        etc_group.lines().find_map(id_of).ok_or_else(|| ValueError::UnknownGroup { name: shorten(name) })
+    }
+}
+
+impl FromStr for SocketGroup {
+    type Err = ValueError;
+
+    fn from_str(text: &str) -> Result<Self, ValueError> {
+        let wrong = |reason| ValueError::SocketGroup { text: shorten(text), reason };
+        if text.is_empty() {
+            return Err(wrong("it is empty"));
+        }
+        if text.bytes().all(|b| b.is_ascii_digit()) {
+            // The largest number means none to the kernel.
+            let id = text.parse().ok().filter(|id| *id < u32::MAX);
+            return id.map(Self::Id).ok_or_else(|| wrong("the number is too large"));
+        }
+        if text.contains([':', ',']) || text.contains(|c: char| c.is_control() || c.is_whitespace()) {
+            return Err(wrong("no group can have this name"));
+        }
+        Ok(Self::Name(text.to_owned()))
+    }
+}
+
+impl fmt::Display for SocketGroup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Id(id) => write!(f, "{id}"),
+        }
     }
 }
 

@@ -163,6 +163,44 @@ fn exit_codes_are_those_of_the_help() {
 }
 
 #[test]
+fn members_of_the_sockets_group_may_use_it_and_nobody_else() {
+    const GROUP: &str = "4242";
+    let options = LabOptions {
+        agent_arguments: vec!["--socket-group".to_owned(), GROUP.to_owned()],
+        ..LabOptions::with_hosts(1)
+    };
+    let lab = Lab::fresh(options).unwrap();
+    let host = lab.host(1);
+    let as_nobody = |groups: &str| -> CommandOutput {
+        let prefix = ["setpriv", "--reuid=65534", "--regid=65534", groups];
+        host.try_exec(&[&prefix[..], &["weft", "node", "ls"]].concat()).unwrap()
+    };
+
+    let member = as_nobody(&format!("--groups={GROUP}"));
+    assert!(member.is_success() && member.stdout.contains("h1"), "{member:?}");
+    let other = as_nobody("--groups=4243");
+    assert_eq!(other.status, 77, "{other:?}");
+    assert!(other.stderr.contains("as root") && other.stderr.contains("--socket-group"), "{other:?}");
+}
+
+/// As at boot, before DHCP has answered: a service manager is to try again, which it would not after 78.
+#[test]
+fn daemons_whose_address_the_host_does_not_have_yet_may_be_started_again() {
+    let lab = scene();
+    let folder = tempfile::TempDir::new().unwrap();
+    let folder = folder.path().to_str().unwrap();
+    let etcd = lab.topology().unwrap().etcd_urls();
+    let agent = ["agent", "--etcd", &etcd, "--underlay", "172.31.0.0/16", "--state-dir", folder, "--docker", "off"];
+    let controller = ["controller", "--listen", "172.31.0.1:2379", "--data-dir", folder];
+
+    for (arguments, word) in [(&agent[..], "172.31.0.0/16"), (&controller[..], "172.31.0.1:2379")] {
+        let output = lab.host(1).try_weft(arguments).unwrap();
+        assert_eq!(output.status, 69, "{output:?}");
+        assert!(output.stderr.contains(word), "{output:?}");
+    }
+}
+
+#[test]
 fn wrong_settings_are_reported_all_together() {
     let lab = scene();
     let output = lab

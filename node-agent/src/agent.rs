@@ -2,12 +2,12 @@
 //!
 //! The kernel is left as it is at the end: containers keep talking, and the next agent adopts what it finds.
 
-use std::{collections::BTreeSet, future::Future, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, convert::Infallible, future::Future, path::PathBuf, sync::Arc};
 
 use rand::{SeedableRng, rngs::StdRng};
 use thiserror::Error;
 use tokio::{
-    sync::{Mutex, Notify, mpsc, watch},
+    sync::{Mutex, Notify, mpsc, oneshot, watch},
     task::JoinSet,
 };
 use tracing::{info, warn};
@@ -31,7 +31,7 @@ use crate::{
     control::{
         allocation::{AllocationSettings, Allocator},
         membership::Membership,
-        registration::{NodeDescription, NodeIdentity, register},
+        registration::{NodeDescription, NodeIdentity, Registration, register},
         submit::Client,
     },
     docker::{self, DockerOptions},
@@ -45,6 +45,7 @@ use crate::{
     },
     names::{NameServer, ServerOptions, Upstream},
     netns::{Namespace, NetnsError},
+    privilege,
     reconciler::{Doubt, Reconciler, chain},
     underlay::{UnderlayError, choose_underlay},
 };
@@ -54,8 +55,11 @@ pub mod followers;
 pub mod handle;
 mod journal;
 pub mod naming;
+mod progress;
 mod requests;
 mod upkeep;
+
+pub use self::progress::Progress;
 
 /// The kernel that an agent works on.
 pub type NodeKernel = LinuxKernel<NftFirewall>;
@@ -77,6 +81,8 @@ pub struct AgentOptions {
     pub state_dir: PathBuf,
     /// The socket of the local interface.
     pub socket: PathBuf,
+    /// The group whose members may use it beside root.
+    pub socket_group: Option<u32>,
     /// The name of the data plane's namespace, in /run/netns.
     pub netns: String,
     /// Where the host's resolvers are listed.
@@ -94,9 +100,10 @@ pub struct AgentOptions {
 pub enum AgentError {
     /// Its user may not do what an agent does.
     #[error(
-        "the agent needs the capabilities of root (CAP_NET_ADMIN and CAP_SYS_ADMIN); run it with sudo or as a system service"
+        "the agent lacks {}; run it with sudo or as a system service, with these in the unit's CapabilityBoundingSet",
+        .0.join(", ")
     )]
-    Privilege,
+    Privilege(Vec<&'static str>),
     /// No VTEP.
     #[error(transparent)]
     Underlay(#[from] UnderlayError),
@@ -129,19 +136,25 @@ pub enum AgentError {
     PartEnded(&'static str),
 }
 
-/// Runs an agent until `shutdown` completes.
+/// Runs an agent until `shutdown` completes. `tell` is called with news of it, and must not block.
 ///
 /// # Errors
 /// When it cannot start, or a part of it fails for good.
-pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> Result<(), AgentError> {
-    if !is_privileged() {
-        return Err(AgentError::Privilege);
+pub async fn run(
+    options: AgentOptions,
+    tell: impl Fn(Progress),
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), AgentError> {
+    let missing = privilege::missing();
+    if !missing.is_empty() {
+        return Err(AgentError::Privilege(missing));
     }
     let parts = Parts::prepare(&options).await?;
     let mut tasks = JoinSet::new();
-    parts.start(&options, &mut tasks)?;
+    let Started { registration, docker } = parts.start(&options, &mut tasks)?;
     tokio::select! {
-        // Both cancel-safe: whatever was ready stays so, and the tasks end with the set.
+        // All cancel-safe: whatever was ready stays so, and the tasks end with the set.
+        never = progress::tell_progress(docker, registration, tell) => match never {},
         () = shutdown => {
             info!("shutting down; the kernel is left as it is");
             Ok(())
@@ -160,15 +173,6 @@ pub async fn run(options: AgentOptions, shutdown: impl Future<Output = ()>) -> R
     }
 }
 
-/// CAP_NET_ADMIN (12) and CAP_SYS_ADMIN (21), from capabilities(7).
-pub(crate) fn is_privileged() -> bool {
-    const NEEDED: u64 = 1 << 12 | 1 << 21;
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let mask = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & NEEDED == NEEDED)
-}
-
 /// What is made before anything runs.
 struct Parts {
     state: Arc<StateDir>,
@@ -181,6 +185,13 @@ struct Parts {
     kernel: NodeKernel,
     own_commits: BTreeSet<(Table, u32)>,
     underlay_ifname: String,
+}
+
+/// What is known of an agent whose parts run.
+struct Started {
+    registration: Registration,
+    /// Ends when nobody has to wait for Docker's plugin socket any longer.
+    docker: oneshot::Receiver<Infallible>,
 }
 
 impl Parts {
@@ -219,7 +230,7 @@ impl Parts {
         })
     }
 
-    fn start(self, options: &AgentOptions, tasks: &mut JoinSet<&'static str>) -> Result<(), AgentError> {
+    fn start(self, options: &AgentOptions, tasks: &mut JoinSet<&'static str>) -> Result<Started, AgentError> {
         let rng = StdRng::from_rng(&mut rand::rng());
         let client = Client::new(self.store, options.keys.clone(), rng);
         let (handle, inputs) = Handle::<NodeKernel>::channel();
@@ -267,7 +278,7 @@ impl Parts {
             state: self.state.clone(),
             troubles: troubles.clone(),
         };
-        docker::start(options.docker.clone(), parts, tasks);
+        let docker = docker::start(options.docker.clone(), parts, tasks);
 
         let wake = Arc::new(Notify::new());
         let upkeep = upkeep::Upkeep {
@@ -286,7 +297,8 @@ impl Parts {
         let kernel_watch = KernelWatch::start(&self.places, self.own_commits)?;
         heed_kernel(kernel_watch, handle.clone(), wake, tasks);
 
-        let listener = server::bind(&options.socket)?;
+        let listener = server::bind(&options.socket, options.socket_group)?;
+        let started = Started { registration: registration.clone(), docker };
         let requests =
             Arc::new(AgentRequests { attacher, naming, registration, options: options.clone(), docker: troubles });
         tasks.spawn(async move {
@@ -295,7 +307,7 @@ impl Parts {
             }
             "the socket's server"
         });
-        Ok(())
+        Ok(started)
     }
 }
 

@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeMap,
+    convert::Infallible,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
@@ -17,11 +18,11 @@ use std::{
 
 use ipnetwork::IpNetwork;
 use tokio::{
-    sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard},
+    sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard, oneshot},
     task::JoinSet,
-    time::Instant,
+    time::{Instant, sleep, timeout},
 };
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 use weft_overlay::{
     id::{EndpointId, NetworkId},
     model::EndpointRecord,
@@ -59,6 +60,9 @@ mod troubles;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Time between two looks for an engine that is not there yet.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long calls of Docker's wait at the start for what its networks are. An engine that runs says so in some
+/// milliseconds; one that does not answer yet may be waiting for the answer to such a call.
+const ADOPT_WITHIN: Duration = Duration::from_secs(2);
 /// The engine's socket, unless told otherwise.
 const ENGINE_SOCKET: &str = "/var/run/docker.sock";
 
@@ -113,34 +117,49 @@ struct Driver {
     late_namespaces: AtomicBool,
 }
 
-/// Starts the front end.
-pub(crate) fn start(options: DockerOptions, parts: Parts, tasks: &mut JoinSet<&'static str>) {
-    if options.engine == DockerEngine::Off {
-        return;
+/// Starts the front end. What is returned ends when nobody has to wait for the plugin socket any longer: it is there, or
+/// there is no engine yet, or the first attempt to make it failed.
+pub(crate) fn start(
+    options: DockerOptions,
+    parts: Parts,
+    tasks: &mut JoinSet<&'static str>,
+) -> oneshot::Receiver<Infallible> {
+    let (awaited, bound) = oneshot::channel();
+    if options.engine != DockerEngine::Off {
+        tasks.spawn(async move {
+            Box::pin(run(options, parts, awaited)).await;
+            "the Docker front end"
+        });
     }
-    tasks.spawn(async move {
-        Box::pin(run(options, parts)).await;
-        "the Docker front end"
-    });
+    bound
 }
 
-async fn run(options: DockerOptions, parts: Parts) {
+async fn run(options: DockerOptions, parts: Parts, awaited: oneshot::Sender<Infallible>) {
+    let mut awaited = Some(awaited);
     let socket = match &options.engine {
         DockerEngine::At(socket) => socket.clone(),
         DockerEngine::Auto | DockerEngine::Off => PathBuf::from(ENGINE_SOCKET),
     };
-    if options.engine == DockerEngine::Auto {
-        wait_for_docker(&socket, &options.plugins).await;
+    while options.engine == DockerEngine::Auto && !is_seen(&socket, &options.plugins) {
+        awaited = None;
+        sleep(LOOK_EVERY).await;
     }
     let driver = Arc::new(Driver::new(&socket, parts));
-    driver.adopt_networks().await;
+    // Before anything is asked of the engine: at boot it begins to answer only after it has met its plugins, and the service
+    // manager may start it only after us.
     let listener = loop {
         match plugin::bind(&options.plugins) {
             Ok(listener) => break listener,
             Err(error) => warn!(error = %chain(&error), "the plugin socket cannot be made; it is tried again"),
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        awaited = None;
+        sleep(LOOK_EVERY).await;
     };
+    drop(awaited);
+    // Before anything is answered: a call about a network that we have no note of would be refused. Calls wait meanwhile.
+    if timeout(ADOPT_WITHIN, driver.adopt_networks()).await.is_err() {
+        debug!("what the engine's networks are is found out later: it does not answer yet, or the store does not");
+    }
     info!(engine = %socket.display(), plugins = %options.plugins.display(), "serving Docker");
     let upkeep = driver.clone().follow_engine();
     let serving = plugin::serve(listener, driver);
@@ -153,12 +172,9 @@ async fn run(options: DockerOptions, parts: Parts) {
     }
 }
 
-/// Returns when this host has an engine, running or about to.
-async fn wait_for_docker(socket: &Path, plugins: &Path) {
-    let seen = || socket.exists() || plugins.parent().is_some_and(Path::exists);
-    while !seen() {
-        tokio::time::sleep(LOOK_EVERY).await;
-    }
+/// Whether this host has an engine, running or about to.
+fn is_seen(socket: &Path, plugins: &Path) -> bool {
+    socket.exists() || plugins.parent().is_some_and(Path::exists)
 }
 
 impl Driver {

@@ -14,10 +14,10 @@ use weft_overlay::{
 };
 
 use crate::{
-    agent::is_privileged,
     firewall::NftFirewall,
     kernel::host::{self, Features, PortUser},
     netns::Namespace,
+    privilege,
     reconciler::chain,
     underlay::choose_underlay,
 };
@@ -66,9 +66,9 @@ pub enum Verdict {
 
 /// Makes every check, also after one has failed.
 pub async fn run(options: &DoctorOptions) -> Vec<Finding> {
-    let privileged = is_privileged();
-    let mut findings = vec![check_privileges(privileged)];
-    if privileged {
+    let missing = privilege::missing();
+    let mut findings = vec![check_privileges(&missing)];
+    if missing.is_empty() {
         findings.extend(check_features());
         findings.extend(check_namespace(options));
     }
@@ -87,12 +87,16 @@ fn trouble(check: &str, verdict: Verdict, detail: impl Into<String>, remedy: imp
     Finding { check: check.to_owned(), verdict, detail: detail.into(), remedy: Some(remedy.into()) }
 }
 
-fn check_privileges(privileged: bool) -> Finding {
-    if privileged {
-        return ok("privileges", "CAP_NET_ADMIN and CAP_SYS_ADMIN are there");
+fn check_privileges(missing: &[&str]) -> Finding {
+    if missing.is_empty() {
+        return ok("privileges", format!("{} are there", listed(privilege::needed())));
     }
-    let remedy = "run the agent, and this check, as root or with both capabilities";
-    trouble("privileges", Verdict::Failure, "CAP_NET_ADMIN or CAP_SYS_ADMIN is missing", remedy)
+    let detail = format!("missing: {}", listed(missing.iter().copied()));
+    trouble("privileges", Verdict::Failure, detail, "run the agent, and this check, as root or with these capabilities")
+}
+
+fn listed<'a>(names: impl Iterator<Item = &'a str>) -> String {
+    names.collect::<Vec<_>>().join(", ")
 }
 
 fn check_features() -> Vec<Finding> {

@@ -30,6 +30,7 @@ mod errno;
 mod graves;
 pub mod held_subnets;
 pub mod host;
+pub mod host_mounts;
 mod mark;
 mod netlink;
 mod node;

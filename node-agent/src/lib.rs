@@ -11,5 +11,6 @@ pub mod identity;
 pub mod kernel;
 pub mod names;
 pub mod netns;
+mod privilege;
 pub mod reconciler;
 pub mod underlay;

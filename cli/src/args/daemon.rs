@@ -13,9 +13,10 @@ use super::examples;
 /// other weft commands on its unix socket. Runs in the foreground until it is told to end by SIGTERM or SIGINT; then
 /// it leaves the kernel as it is, so containers keep talking while it is away.
 ///
-/// Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN and CAP_NET_RAW. `weft doctor` says beforehand what is missing. Every
-/// setting may also come from its environment variable; an option on the command line wins. Wrong settings are
-/// reported all together, with exit code 78.
+/// Needs root, or CAP_NET_ADMIN, CAP_SYS_ADMIN, CAP_NET_RAW and CAP_NET_BIND_SERVICE; with mounts of its own, as in a
+/// sandboxed service, CAP_SYS_CHROOT and CAP_SYS_PTRACE too. `weft doctor` says beforehand what is missing. Every setting
+/// may also come from its environment variable; an option on the command line wins. Wrong settings are reported all
+/// together, with exit code 78.
 #[derive(Debug, Clone, PartialEq, Eq, Args)]
 #[command(
     override_usage = "weft agent --etcd <URL>[,<URL>...] [OPTIONS]",
@@ -26,6 +27,12 @@ pub(crate) struct AgentArgs {
     pub(crate) etcd: EtcdArgs,
     #[command(flatten)]
     pub(crate) host: HostArgs,
+    /// Group whose members may use the agent's socket: a name in /etc/group, or a number [default: only root may]
+    ///
+    /// The socket then belongs to the group, with mode 0660. Its members may do with networks and containers of this host
+    /// what root may do with weft.
+    #[arg(long, env = "WEFT_SOCKET_GROUP", hide_env_values = true, value_name = "GROUP")]
+    pub(crate) socket_group: Option<String>,
     /// Seconds for which containers may keep an answer about a name, 0 to 86400
     #[arg(long, env = "WEFT_DNS_TTL", hide_env_values = true, value_name = "SECONDS", default_value = "5")]
     pub(crate) dns_ttl: String,

@@ -9,7 +9,7 @@ macro_rules! help {
             "  0   done\n",
             "  1   refused or failed; the message says why and what to do\n",
             "  2   malformed command line\n",
-            "  69  the agent or the store is unavailable; trying again later may help\n",
+            "  69  the agent, the store or the address to be used is unavailable; trying again later may help\n",
             "  70  internal error: a defect of weft\n",
             "  77  missing privilege; run it as root\n",
             "  78  bad configuration of the agent, the controller or doctor",

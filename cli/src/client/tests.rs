@@ -39,7 +39,9 @@ fn a_reply_that_never_came_leaves_open_whether_a_change_was_made() {
 fn a_socket_that_is_not_ours_asks_for_privilege() {
     let error = Client::new(Path::new("/s")).connect_error(io::ErrorKind::PermissionDenied.into());
 
-    assert_eq!(error.to_string(), "/s may not be used by this user: run the command as root");
+    let expected = "/s may not be used by this user: run the command as root, or as a member of the group that the agent \
+                    has with --socket-group";
+    assert_eq!(error.to_string(), expected);
     let failure = Failure::from(error);
     assert_eq!((failure.exit(), failure.class()), (Exit::Privilege, "privilege"));
 }

@@ -1,18 +1,20 @@
 //! `weft controller`: from arguments to a running daemon.
 
-use std::{fs, future::Future, path::Path, process::ExitCode};
+use std::{fs, future::Future, io, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
 use tracing::{error, info};
 
 use rand::{SeedableRng, rngs::StdRng};
+use sd_notify::NotifyState;
 use weft_controller::ControllerSettings;
-use weft_embedded_store::{EmbeddedStore, StoreOptions, TlsFiles};
+use weft_embedded_store::{EmbeddedStore, StoreError, StoreOptions, TlsFiles};
 use weft_overlay::{keys::Keyspace, store::etcd::EtcdStore};
 
 use super::daemon::{
-    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, termination,
+    describe_etcd, etcd_options, observe_host_name, observe_kernel_release, run_daemon, start_log, tell_manager,
+    termination,
 };
 use crate::{
     args::{ControllerArgs, GlobalArgs},
@@ -35,7 +37,9 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
         match &config.store {
             StoreConfig::Etcd(etcd) => {
                 let store = EtcdStore::connect(etcd_options(etcd)?).await?;
-                Box::pin(control(config, store, termination()?)).await;
+                let until = termination()?;
+                tell_manager(&[NotifyState::Ready]);
+                Box::pin(control(config, store, until)).await;
             }
             StoreConfig::Own(serving) => Box::pin(serve_and_control(config, serving)).await?,
         }
@@ -45,8 +49,20 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             error!(error = %format!("{failure:#}"), "the controller ended");
-            Exit::Config.into()
+            exit_of(&failure).into()
         }
+    }
+}
+
+/// What a service manager is told: starting again helps where the host has no such address yet, as at boot before DHCP
+/// has answered, and may help after the disk failed.
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    match failure.downcast_ref::<StoreError>() {
+        Some(StoreError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
+            Exit::Unavailable
+        }
+        Some(StoreError::Serve(_) | StoreError::Disk { .. }) => Exit::Failed,
+        _ => Exit::Config,
     }
 }
 
@@ -65,13 +81,21 @@ async fn control(config: &ControllerConfig, store: EtcdStore, until: impl Future
 /// Serves a store and is its first client, by the same code as every other one.
 async fn serve_and_control(config: &ControllerConfig, serving: &ServingConfig) -> anyhow::Result<()> {
     let store = EmbeddedStore::open(store_options(config, serving)?).await?;
-    info!(address = %store.address().context("asking where the store listens")?, "the store is open");
+    let address = store.address().context("asking where the store listens")?;
+    info!(%address, "the store is open");
     let client = store.connector().client().await.context("connecting to the store of this process")?;
     let own = EtcdStore::over("this controller", client);
-    // Ends when it is told to; the controller then has nobody to talk to, and is dropped.
+    let controlling = async {
+        let serving = format!("serving the store at {address}");
+        tell_manager(&[NotifyState::Ready, NotifyState::Status(&serving)]);
+        Box::pin(control(config, own, std::future::pending())).await;
+    };
     tokio::select! {
+        // What stands in the way of serving shows before anybody is told that it is ready.
+        biased;
+        // Ends when it is told to; the controller then has nobody to talk to, and is dropped.
         served = store.serve(termination()?) => served?,
-        () = control(config, own, std::future::pending()) => {}
+        () = controlling => {}
     }
     info!("shutting down");
     Ok(())

@@ -1,4 +1,5 @@
-//! What the agent and the controller have in common at their start: the host's name, the log and how settings are shown.
+//! What the agent and the controller have in common: the host's name, the log, how settings are shown, and what the
+//! service manager is told.
 
 use std::{
     fs,
@@ -8,7 +9,9 @@ use std::{
 };
 
 use anyhow::Context as _;
+use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
+use tracing::warn;
 use tracing_subscriber::fmt;
 use weft_overlay::store::etcd::{EtcdOptions, Pem};
 
@@ -75,7 +78,14 @@ pub(super) fn run_daemon<T>(daemon: impl Future<Output = anyhow::Result<T>>) -> 
     result
 }
 
-/// Completes when the process is told to end.
+/// Tells the service manager how a daemon is, where there is one that wants to know: it sets NOTIFY_SOCKET, sd_notify(3).
+pub(super) fn tell_manager(news: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(news) {
+        warn!(%error, "the service manager could not be told: {news:?}");
+    }
+}
+
+/// Completes when the process is told to end, and passes that on to the service manager.
 ///
 /// # Errors
 /// When signals cannot be listened for.
@@ -88,6 +98,7 @@ pub(super) fn termination() -> anyhow::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        tell_manager(&[NotifyState::Stopping]);
     })
 }
 

@@ -24,6 +24,7 @@ fn an_agent_needs_nothing_but_etcd() {
                 resolv_conf: "/etc/resolv.conf".into(),
             },
             socket: "/run/weft/weft.sock".into(),
+            socket_group: None,
             dns_ttl: Duration::from_secs(5),
             docker: Docker::Auto,
             docker_plugins: "/run/docker/plugins".into(),
@@ -37,7 +38,7 @@ fn an_agent_takes_every_option() {
     let config = agent(
         "--etcd https://a:2379,https://b:2379 --etcd https://c:2379 --etcd-ca ca.pem --etcd-cert h.pem --etcd-key h.key \
          --key-prefix /other/ --node n7 --underlay 192.168.56.0/24 --vxlan-port 8472 --state-dir /s --socket /x.sock \
-         --netns dp --resolv-conf /r --dns-ttl 30 --docker /d.sock --docker-plugins /p --log debug --log-format json",
+         --socket-group weft --netns dp --resolv-conf /r --dns-ttl 30 --docker /d.sock --docker-plugins /p --log debug --log-format json",
     )
     .unwrap();
 
@@ -61,6 +62,7 @@ fn an_agent_takes_every_option() {
                 resolv_conf: "/r".into(),
             },
             socket: "/x.sock".into(),
+            socket_group: Some("weft".parse().unwrap()),
             dns_ttl: Duration::from_secs(30),
             docker: Docker::At("/d.sock".into()),
             docker_plugins: "/p".into(),

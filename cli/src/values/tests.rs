@@ -188,3 +188,24 @@ fn namespace_names_are_plain_file_names() {
         &[("", "it is empty"), ("..", "it is a directory"), ("/run/netns/weft", "it contains '/'")],
     );
 }
+
+#[test]
+fn a_group_is_looked_up_by_name_in_the_file_and_a_number_stands_for_itself() {
+    const FILE: &str = "root:x:0:\nweftish:x:7:\n# weft:x:8:\nbroken\nweft:x:999:ann,bob\nodd:x:many:\n";
+    let id = |text: &str| text.parse::<SocketGroup>().unwrap().id(FILE);
+
+    assert_eq!(id("weft"), Ok(999));
+    assert_eq!(id("root"), Ok(0));
+    assert_eq!(id("4242"), Ok(4242));
+    for absent in ["wef", "x", "broken", "odd", "ann"] {
+        assert_eq!(id(absent), Err(ValueError::UnknownGroup { name: absent.to_owned() }));
+    }
+}
+
+#[test]
+fn what_no_group_can_be_called_is_refused() {
+    for text in ["", "a:b", "a,b", "a b", "a\n", "4294967295", "99999999999"] {
+        let error = text.parse::<SocketGroup>().unwrap_err();
+        assert!(matches!(error, ValueError::SocketGroup { .. }), "{text:?}: {error}");
+    }
+}

@@ -36,6 +36,19 @@ fn a_daemon_without_a_store_is_badly_configured() {
 }
 
 #[test]
+fn an_unknown_group_for_the_socket_is_bad_configuration() {
+    let agent = |group| run(["agent", "--etcd", "http://10.0.0.1:2379", "--node", "h1", "--socket-group", group]);
+
+    let (code, stdout, stderr) = agent("no-such-group");
+    assert_eq!((code, stdout.as_str()), (78, ""));
+    assert!(stderr.contains("--socket-group (WEFT_SOCKET_GROUP)"), "{stderr}");
+    assert!(stderr.contains("\"no-such-group\" is not in /etc/group") && stderr.contains("groupadd"), "{stderr}");
+    let (code, _, stderr) = agent("a:b");
+    assert_eq!(code, 78);
+    assert!(stderr.contains("--socket-group (WEFT_SOCKET_GROUP): group \"a:b\" is not valid"), "{stderr}");
+}
+
+#[test]
 fn bad_settings_are_an_object_for_programs() {
     let (code, stdout, stderr) = run(["controller", "--lost-after", "soon", "-o", "json"]);
 

@@ -9,6 +9,7 @@ mod golden;
 mod help;
 mod output;
 mod replies;
+mod service;
 mod store;
 mod streams;
 

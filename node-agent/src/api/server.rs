@@ -3,9 +3,10 @@
 //! Must not decide anything: each route reads its request and calls one method of [`Requests`].
 
 use std::{
+    fs::Permissions,
     future::Future,
     io,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -110,19 +111,19 @@ pub struct SocketError {
 }
 
 /// Makes the socket: bound elsewhere, closed to others, then renamed into place, so that nobody finds it half made and a
-/// stale one of an agent that died is replaced.
+/// stale one of an agent that died is replaced. Root may use it, and the members of `group` if there is one.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn bind(path: &Path) -> Result<UnixListener, SocketError> {
-    bind_from(&path.with_extension(format!("{}.new", std::process::id())), path)
+pub fn bind(path: &Path, group: Option<u32>) -> Result<UnixListener, SocketError> {
+    bind_from(&path.with_extension(format!("{}.new", std::process::id())), path, group)
 }
 
 /// [`bind`] with the place where the socket is made; on the same file system.
 ///
 /// # Errors
 /// When the kernel refuses.
-pub fn bind_from(draft: &Path, path: &Path) -> Result<UnixListener, SocketError> {
+pub fn bind_from(draft: &Path, path: &Path, group: Option<u32>) -> Result<UnixListener, SocketError> {
     let bound = || -> io::Result<UnixListener> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent)?;
@@ -132,11 +133,23 @@ pub fn bind_from(draft: &Path, path: &Path) -> Result<UnixListener, SocketError>
             _ => {}
         }
         let listener = UnixListener::bind(draft)?;
-        std::fs::set_permissions(draft, std::fs::Permissions::from_mode(0o600))?;
+        open_to(draft, group)?;
         std::fs::rename(draft, path)?;
         Ok(listener)
     };
     bound().map_err(|cause| SocketError { path: path.to_owned(), cause })
+}
+
+/// Opens a socket to its owner, and to a group if there is one.
+fn open_to(socket: &Path, group: Option<u32>) -> io::Result<()> {
+    let set_mode = |mode| std::fs::set_permissions(socket, Permissions::from_mode(mode));
+    set_mode(0o600)?;
+    let Some(group) = group else { return Ok(()) };
+    chown(socket, None, Some(group)).map_err(|cause| {
+        let remedy = if cause.kind() == io::ErrorKind::PermissionDenied { ", which needs CAP_CHOWN" } else { "" };
+        io::Error::new(cause.kind(), format!("giving it to group {group}{remedy}: {cause}"))
+    })?;
+    set_mode(0o660)
 }
 
 /// Serves until the listener fails or the future is dropped.
@@ -262,5 +275,30 @@ impl<T: DeserializeOwned, S: Send + Sync> axum::extract::FromRequestParts<S> for
             .await
             .map(|Query(params)| Self(params))
             .map_err(|rejection| RequestError::words(ErrorClass::Invalid, rejection.body_text()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().mode() & 0o7777
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_its_owners_alone_unless_it_is_given_to_a_group() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new/weft.sock");
+
+        let _alone = bind(&path, None).unwrap();
+        assert_eq!(mode(&path), 0o600);
+
+        let group = nix::unistd::getgid().as_raw();
+        let _shared = bind(&path, Some(group)).unwrap();
+        assert_eq!((mode(&path), std::fs::metadata(&path).unwrap().gid()), (0o660, group));
+        assert_eq!(std::fs::read_dir(path.parent().unwrap()).unwrap().count(), 1);
     }
 }

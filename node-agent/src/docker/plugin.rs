@@ -48,7 +48,7 @@ const CONTENT_TYPE: &str = "application/vnd.docker.plugins.v1.2+json";
 /// When the kernel refuses.
 pub(super) fn bind(plugins: &Path) -> Result<UnixListener, SocketError> {
     let draft = plugins.with_file_name(format!("weft-{}.sock", std::process::id()));
-    bind_from(&draft, &plugins.join(PLUGIN))
+    bind_from(&draft, &plugins.join(PLUGIN), None)
 }
 
 /// Serves until the listener fails or the future is dropped.

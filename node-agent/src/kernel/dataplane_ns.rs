@@ -1,7 +1,8 @@
 //! The data plane's network namespace: made, adopted, kept, and mounted again when its mount is lost.
 //!
-//! The namespace is named by a mount at /run/netns/NAME, as iproute2 does it, so that it outlives the agent. The agent
-//! holds a descriptor besides: when somebody unmounts the name, nothing is lost, and the name is put back.
+//! The namespace is named by a mount at /run/netns/NAME, as iproute2 does it, so that it outlives the agent. That mount is
+//! made and looked for among the host's ([`HostMounts`]), also when the agent has mounts of its own. The agent holds a
+//! descriptor besides: when somebody unmounts the name, nothing is lost, and the name is put back.
 
 use std::{
     fs::{self, File},
@@ -16,16 +17,15 @@ use std::{
 
 use nix::{
     mount::{MsFlags, mount},
-    sched::{CloneFlags, setns, unshare},
+    sched::{CloneFlags, unshare},
 };
 use thiserror::Error;
 
+use super::host_mounts::HostMounts;
 use crate::netns::{Namespace, NetnsError};
 
 /// Where names of network namespaces are.
 const DIRECTORY: &str = "/run/netns";
-/// The mount namespace of the host's first process.
-const HOST_MOUNTS: &str = "/proc/1/ns/mnt";
 
 /// Why the data plane's namespace could not be had.
 #[derive(Debug, Error)]
@@ -66,6 +66,15 @@ pub enum DataPlaneNamespaceError {
         /// Its name.
         path: PathBuf,
     },
+    /// The host's mounts could not be reached.
+    #[error("entering the host's mount namespace for {}", path.display())]
+    Mounts {
+        /// What was to be done there.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        cause: io::Error,
+    },
     /// It could not be opened or entered.
     #[error(transparent)]
     Namespace(#[from] NetnsError),
@@ -76,6 +85,7 @@ pub enum DataPlaneNamespaceError {
 pub struct DataPlaneNamespace {
     namespace: Namespace,
     path: PathBuf,
+    mounts: HostMounts,
 }
 
 impl DataPlaneNamespace {
@@ -84,24 +94,23 @@ impl DataPlaneNamespace {
     /// # Errors
     /// When it cannot be made, mounted or opened; nothing is left half made but an empty file.
     pub fn ensure(name: &str) -> Result<Self, DataPlaneNamespaceError> {
-        Self::ensure_at(Path::new(DIRECTORY), name)
+        Self::ensure_at(HostMounts::find(), Path::new(DIRECTORY), name)
     }
 
-    /// The same below another directory than /run/netns.
+    /// The same below another directory than /run/netns, among these mounts.
     ///
     /// # Errors
     /// As [`Self::ensure`].
-    pub fn ensure_at(directory: &Path, name: &str) -> Result<Self, DataPlaneNamespaceError> {
+    pub fn ensure_at(mounts: HostMounts, directory: &Path, name: &str) -> Result<Self, DataPlaneNamespaceError> {
         let path = directory.join(name);
-        if is_namespace(&path) {
-            let namespace = Namespace::open(&path)?;
+        let adopt = || is_namespace(&path).then(|| Namespace::open(&path)).transpose();
+        if let Some(namespace) = within(&mounts, &path, adopt)?? {
             tracing::info!(netns = %path.display(), "data plane namespace adopted");
-            return Ok(Self { namespace, path });
+            return Ok(Self { namespace, path, mounts });
         }
-        ensure_directory(directory)?;
         let namespace = make(&path)?;
         tracing::info!(netns = %path.display(), "data plane namespace made");
-        let made = Self { namespace, path };
+        let made = Self { namespace, path, mounts };
         made.mount()?;
         Ok(made)
     }
@@ -116,10 +125,10 @@ impl DataPlaneNamespace {
         &self.path
     }
 
-    /// Whether the name still leads to the namespace that is held. One stat(2), cheap enough for every second.
+    /// Whether the name still leads to the namespace that is held. One stat(2), and a thread where the host's mounts are
+    /// not the agent's: cheap enough for every second.
     pub fn check_mounted(&self) -> bool {
-        let here = fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
-        here.is_some() && here == self.namespace.identity().ok()
+        self.mounts.run(|| self.is_at_its_name()).unwrap_or(false)
     }
 
     /// Mounts the namespace at its name again if it is not there. Says whether it had to.
@@ -130,12 +139,18 @@ impl DataPlaneNamespace {
         if self.check_mounted() {
             return Ok(false);
         }
-        ensure_directory(self.path.parent().unwrap_or_else(|| Path::new(DIRECTORY)))?;
         self.mount()?;
         Ok(true)
     }
 
     fn mount(&self) -> Result<(), DataPlaneNamespaceError> {
+        within(&self.mounts, &self.path, || {
+            ensure_directory(self.path.parent().unwrap_or_else(|| Path::new(DIRECTORY)))?;
+            self.mount_here()
+        })?
+    }
+
+    fn mount_here(&self) -> Result<(), DataPlaneNamespaceError> {
         let directory = |cause| DataPlaneNamespaceError::Directory { path: self.path.clone(), cause };
         if fs::metadata(&self.path).is_err() {
             File::create(&self.path).map(drop).map_err(directory)?;
@@ -145,37 +160,22 @@ impl DataPlaneNamespace {
         let failed =
             |errno: nix::Error| DataPlaneNamespaceError::Mount { path: self.path.clone(), cause: errno.into() };
         mount(Some(source.as_str()), &self.path, None::<&str>, MsFlags::MS_BIND, None::<&str>).map_err(failed)?;
-        if self.check_mounted() { Ok(()) } else { Err(DataPlaneNamespaceError::Different { path: self.path.clone() }) }
+        if self.is_at_its_name() { Ok(()) } else { Err(DataPlaneNamespaceError::Different { path: self.path.clone() }) }
+    }
+
+    /// As the calling thread sees it.
+    fn is_at_its_name(&self) -> bool {
+        let here = fs::metadata(&self.path).map(|found| (found.dev(), found.ino())).ok();
+        here.is_some() && here == self.namespace.identity().ok()
     }
 }
 
-/// Moves the calling thread into the host's mount namespace, where mounts below /run/netns are seen by everybody.
-///
-/// Only for the start, while there is one thread: others keep their mount namespace. A service manager that gives the
-/// agent a mount namespace of its own (any sandboxing option does) would otherwise have the data plane's name end with
-/// the agent. Says whether there was anything to enter.
-///
-/// # Errors
-/// When /proc/1 may not be read or the namespace may not be entered, which needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and
-/// CAP_SYS_PTRACE.
-pub fn enter_host_mount_ns() -> io::Result<bool> {
-    enter_mount_ns(Path::new(HOST_MOUNTS))
-}
-
-/// The same with the mount namespace at a path.
-///
-/// # Errors
-/// As [`enter_host_mount_ns`].
-pub fn enter_mount_ns(path: &Path) -> io::Result<bool> {
-    let identity = |path: &Path| fs::metadata(path).map(|found| (found.dev(), found.ino()));
-    if identity(path)? == identity(Path::new("/proc/thread-self/ns/mnt"))? {
-        return Ok(false);
-    }
-    let target = File::open(path)?;
-    // A thread shares its working directory with the others until this; setns(2) insists on its own.
-    unshare(CloneFlags::CLONE_FS)?;
-    setns(target.as_fd(), CloneFlags::CLONE_NEWNS)?;
-    Ok(true)
+fn within<R: Send>(
+    mounts: &HostMounts,
+    path: &Path,
+    work: impl FnOnce() -> R + Send,
+) -> Result<R, DataPlaneNamespaceError> {
+    mounts.run(work).map_err(|cause| DataPlaneNamespaceError::Mounts { path: path.to_owned(), cause })
 }
 
 /// A network namespace is mounted there. A plain file is left when one was unmounted or is hidden.
