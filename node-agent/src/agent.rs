@@ -12,7 +12,7 @@ use tokio::{
 };
 use tracing::{info, warn};
 use weft_overlay::{
-    id::Name,
+    id::{Name, NodeId},
     kernel::{ObserveError, Table},
     keys::Keyspace,
     store::etcd::{EtcdOptions, EtcdOptionsError, EtcdStore},
@@ -267,7 +267,7 @@ impl Parts {
             self.facts.clone(),
             self.state.clone(),
         ));
-        let naming = make_naming(options, handle.clone());
+        let naming = make_naming(options, handle.clone(), self.identity.node);
         let insider = naming.insider();
         let naming = Arc::new(Mutex::new(naming));
         let troubles = docker::Troubles::default();
@@ -311,12 +311,12 @@ impl Parts {
     }
 }
 
-fn make_naming(options: &AgentOptions, handle: Handle<NodeKernel>) -> Naming<NodeKernel> {
+fn make_naming(options: &AgentOptions, handle: Handle<NodeKernel>, node: NodeId) -> Naming<NodeKernel> {
     let table = Arc::default();
     let upstream = Upstream::new(&options.resolv_conf);
     let settings = ServerOptions { ttl: options.dns_ttl, ..ServerOptions::default() };
     let server = NameServer::new(Arc::clone(&table), upstream, settings);
-    Naming::new(handle, table, server)
+    Naming::new(handle, table, server, node)
 }
 
 fn heed_kernel(

@@ -11,7 +11,7 @@ use std::{
 
 use tracing::{debug, warn};
 use weft_overlay::{
-    id::{EndpointId, Name, NetworkId},
+    id::{EndpointId, Name, NetworkId, NodeId},
     kernel::Kernel,
     model::{EndpointKind, EndpointRecord, NetworkSpec},
     view::NodeView,
@@ -47,15 +47,15 @@ struct Named {
 }
 
 impl<K: Kernel + 'static> Naming<K> {
-    /// Names of nothing yet.
-    pub fn new(handle: Handle<K>, table: Arc<RwLock<NameTable>>, server: NameServer) -> Self {
+    /// Names of nothing yet, on a node whose resolver files of before are kept up.
+    pub fn new(handle: Handle<K>, table: Arc<RwLock<NameTable>>, server: NameServer, node: NodeId) -> Self {
         Self {
             handle,
             table,
             server,
             known: BTreeMap::new(),
             scopes: BTreeSet::new(),
-            resolvers: Resolvers::new(Path::new(NETNS_ETC)),
+            resolvers: Resolvers::adopt(Path::new(NETNS_ETC), node),
         }
     }
 
@@ -91,7 +91,7 @@ impl<K: Kernel + 'static> Naming<K> {
         for error in self.server.ensure_listening(&listening).await {
             debug!(error = %chain(&error), "listening for questions about names");
         }
-        self.resolvers.ensure(&here.resolvers);
+        self.resolvers.ensure(&here.resolvers, here.is_all);
     }
 
     /// What the user should know about the resolver file of a container's namespace: that it is somebody else's.
@@ -133,6 +133,8 @@ fn gateways(spec: &NetworkSpec) -> Vec<IpAddr> {
 
 /// The networks and containers of this node, as far as names are concerned.
 struct Here {
+    /// Whether everything of this node is known, so that what is missing here is gone.
+    is_all: bool,
     networks: BTreeMap<NetworkId, NetworkSpec>,
     scopes: BTreeMap<IpAddr, Vec<NetworkId>>,
     /// By the name of the container's namespace: the name servers to ask.
@@ -141,7 +143,8 @@ struct Here {
 
 impl Here {
     fn of(view: &NodeView) -> Self {
-        let mut here = Self { networks: BTreeMap::new(), scopes: BTreeMap::new(), resolvers: BTreeMap::new() };
+        let is_all = view.is_loaded() && view.unlisted().next().is_none();
+        let mut here = Self { is_all, networks: BTreeMap::new(), scopes: BTreeMap::new(), resolvers: BTreeMap::new() };
         let mut containers: BTreeMap<(u64, u64), Vec<(NetworkId, &EndpointRecord)>> = BTreeMap::new();
         for (network, content) in view.networks() {
             let Some(spec) = content.spec.as_ref().filter(|_| view.own_leg(network).is_some()) else { continue };
@@ -177,6 +180,9 @@ impl Here {
 #[derive(Debug)]
 struct Resolvers {
     base: PathBuf,
+    node: NodeId,
+    /// Files of this node that were there at the start and have not been asked for yet.
+    left: BTreeSet<NetnsName>,
     written: BTreeMap<String, Written>,
 }
 
@@ -188,17 +194,26 @@ struct Written {
 }
 
 impl Resolvers {
-    fn new(base: &Path) -> Self {
-        Self { base: base.to_owned(), written: BTreeMap::new() }
+    fn adopt(base: &Path, node: NodeId) -> Self {
+        let left = resolver_file::owned(base, node).unwrap_or_else(|error| {
+            warn!(error = %chain(&error), "resolver files of before are not known; those not needed any more stay");
+            Vec::new()
+        });
+        Self { base: base.to_owned(), node, left: left.into_iter().collect(), written: BTreeMap::new() }
     }
 
-    fn ensure(&mut self, wanted: &BTreeMap<String, Vec<IpAddr>>) {
+    /// Writes and removes files. What is only not known yet is not removed: until `is_all`, files of before stay.
+    fn ensure(&mut self, wanted: &BTreeMap<String, Vec<IpAddr>>, is_all: bool) {
         let gone: Vec<String> = self.written.keys().filter(|name| !wanted.contains_key(*name)).cloned().collect();
         for name in gone {
             self.written.remove(&name);
-            let removed = name.parse::<NetnsName>().and_then(|name| resolver_file::remove(&self.base, &name));
-            if let Err(error) = removed {
-                warn!(netns = name, error = %chain(&error), "removing a resolver file");
+            self.remove(&name);
+        }
+        if is_all {
+            for name in std::mem::take(&mut self.left) {
+                if !wanted.contains_key(name.as_str()) {
+                    self.remove(name.as_str());
+                }
             }
         }
         for (name, servers) in wanted {
@@ -208,6 +223,13 @@ impl Resolvers {
             if let Some(outcome) = self.write(name, servers) {
                 self.written.insert(name.clone(), Written { servers: servers.clone(), outcome });
             }
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        let removed = name.parse::<NetnsName>().and_then(|name| resolver_file::remove(&self.base, &name));
+        if let Err(error) = removed {
+            warn!(netns = name, error = %chain(&error), "removing a resolver file");
         }
     }
 
@@ -224,7 +246,7 @@ impl Resolvers {
 
     /// What became of the file, unless it failed.
     fn write(&self, name: &str, servers: &[IpAddr]) -> Option<Ensured> {
-        let content = resolver_file::render(servers, &ResolverOptions::default());
+        let content = resolver_file::render(servers, &ResolverOptions::default(), self.node);
         match name.parse::<NetnsName>().and_then(|name| resolver_file::ensure(&self.base, &name, &content)) {
             Ok(outcome) => {
                 debug!(netns = name, ?outcome, "resolver file");
@@ -235,5 +257,36 @@ impl Resolvers {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_of_an_agent_that_was_killed_goes_once_everything_is_known_and_is_not_wanted() {
+        let base = tempfile::tempdir().unwrap();
+        let (node, other) = ("0123456789".parse().unwrap(), "abcdef0123".parse().unwrap());
+        let gateway = vec!["10.1.0.1".parse().unwrap()];
+        let file = |name: &str| base.path().join(name).join("resolv.conf");
+        let mut before = Resolvers::adopt(base.path(), node);
+        before.ensure(
+            &BTreeMap::from([("kept".to_owned(), gateway.clone()), ("gone".to_owned(), gateway.clone())]),
+            true,
+        );
+        // Killed while it wrote.
+        let half_made = base.path().join("half/.resolv.conf.weft");
+        std::fs::create_dir(base.path().join("half")).unwrap();
+        std::fs::copy(file("gone"), &half_made).unwrap();
+        Resolvers::adopt(base.path(), other).ensure(&BTreeMap::from([("others".to_owned(), gateway.clone())]), true);
+
+        let mut after = Resolvers::adopt(base.path(), node);
+        after.ensure(&BTreeMap::new(), false);
+        assert!(file("kept").exists() && file("gone").exists(), "nothing is concluded before everything is known");
+        after.ensure(&BTreeMap::from([("kept".to_owned(), gateway)]), true);
+
+        assert!(file("kept").exists() && !file("gone").exists() && !base.path().join("half").exists());
+        assert!(file("others").exists(), "a file of another node's");
     }
 }

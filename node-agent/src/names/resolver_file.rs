@@ -15,6 +15,7 @@ use std::{
 };
 
 use thiserror::Error;
+use weft_overlay::id::NodeId;
 
 /// How the first line of a file of ours begins.
 pub const MARK: &str = "# weft";
@@ -22,6 +23,7 @@ pub const MARK: &str = "# weft";
 /// glibc reads no more servers than this (MAXNS in resolv.h).
 const MAX_SERVERS: usize = 3;
 const FILE: &str = "resolv.conf";
+const STAGED: &str = ".resolv.conf.weft";
 const MODE: u32 = 0o644;
 
 /// Why a resolver's file could not be kept up.
@@ -135,14 +137,41 @@ pub enum Removed {
 /// The content for a namespace whose networks have these gateways, in the order of preference.
 ///
 /// Every gateway of a container answers for all its networks, so those beyond the three that resolvers read are no
-/// loss. `search .` keeps glibc from appending the domain of the host's name.
-pub fn render(gateways: &[IpAddr], options: &ResolverOptions) -> String {
+/// loss. `search .` keeps glibc from appending the domain of the host's name. The first line says whose file it is.
+pub fn render(gateways: &[IpAddr], options: &ResolverOptions, owner: NodeId) -> String {
     let servers: String = gateways.iter().take(MAX_SERVERS).map(|gateway| format!("nameserver {gateway}\n")).collect();
     let ResolverOptions { ndots, timeout, attempts } = options;
     format!(
-        "{MARK}: names of this network namespace's overlay networks; rewritten while it is connected\n\
-         {servers}search .\noptions ndots:{ndots} timeout:{timeout} attempts:{attempts}\n"
+        "{}names of this network namespace's overlay networks, rewritten while it is connected\n\
+         {servers}search .\noptions ndots:{ndots} timeout:{timeout} attempts:{attempts}\n",
+        mark_of(owner)
     )
+}
+
+fn mark_of(owner: NodeId) -> String {
+    format!("{MARK}, node {owner}: ")
+}
+
+/// The namespaces that have a file of this node's: what an agent that was killed has left.
+///
+/// # Errors
+/// When the directory cannot be listed; that it is absent is none.
+pub fn owned(base_dir: &Path, owner: NodeId) -> Result<Vec<NetnsName>, ResolverFileError> {
+    let failed = |source| ResolverFileError::Read { path: base_dir.to_owned(), source };
+    let entries = match fs::read_dir(base_dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other.map_err(failed)?,
+    };
+    let mark = mark_of(owner);
+    let is_own = |name: &NetnsName| {
+        // The second is there when the agent was killed while it wrote.
+        [FILE, STAGED].iter().any(|file| {
+            let found = observe(&base_dir.join(name.as_str()).join(file));
+            matches!(found, Ok(Observed::Ours { text, .. }) if text.starts_with(mark.as_bytes()))
+        })
+    };
+    let names = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    Ok(names.filter(is_own).collect())
 }
 
 /// Makes `BASE_DIR/NAME/resolv.conf` hold `content`, with mode 0644, in one step.
@@ -159,7 +188,7 @@ pub fn ensure(base_dir: &Path, name: &NetnsName, content: &str) -> Result<Ensure
         Observed::Ours { text, mode } if text == content.as_bytes() && mode == MODE => return Ok(Ensured::Unchanged),
         Observed::Ours { .. } | Observed::Absent => {}
     }
-    let staged = directory.join(".resolv.conf.weft");
+    let staged = directory.join(STAGED);
     let write = || {
         fs::create_dir_all(&directory)?;
         write_staged(&staged, content)?;
@@ -175,13 +204,18 @@ pub fn ensure(base_dir: &Path, name: &NetnsName, content: &str) -> Result<Ensure
 /// Whatever reading or removing gives.
 pub fn remove(base_dir: &Path, name: &NetnsName) -> Result<Removed, ResolverFileError> {
     let directory = base_dir.join(name.as_str());
-    let path = directory.join(FILE);
-    match observe(&path)? {
-        Observed::Foreign => return Ok(Removed::Foreign),
-        Observed::Absent => return Ok(Removed::Absent),
-        Observed::Ours { .. } => {}
+    let mut is_ours = false;
+    for path in [directory.join(STAGED), directory.join(FILE)] {
+        match observe(&path)? {
+            Observed::Foreign => return Ok(Removed::Foreign),
+            Observed::Absent => continue,
+            Observed::Ours { .. } => is_ours = true,
+        }
+        fs::remove_file(&path).map_err(|source| ResolverFileError::Remove { path, source })?;
     }
-    fs::remove_file(&path).map_err(|source| ResolverFileError::Remove { path: path.clone(), source })?;
+    if !is_ours {
+        return Ok(Removed::Absent);
+    }
     match fs::remove_dir(&directory) {
         Err(source) if !matches!(source.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotFound) => {
             Err(ResolverFileError::Remove { path: directory, source })

@@ -2,9 +2,13 @@ use tempfile::TempDir;
 
 use super::*;
 
+fn owner() -> NodeId {
+    "0123456789".parse().unwrap()
+}
+
 #[test]
 fn renders_what_a_resolver_reads() {
-    let text = render(&addrs(&["10.32.0.1", "fd01::1"]), &ResolverOptions::default());
+    let text = render(&addrs(&["10.32.0.1", "fd01::1"]), &ResolverOptions::default(), owner());
 
     let (first, rest) = text.split_once('\n').unwrap();
     assert!(first.starts_with("# weft"), "{first}");
@@ -13,7 +17,7 @@ fn renders_what_a_resolver_reads() {
 
 #[test]
 fn renders_no_more_servers_than_are_read() {
-    let text = render(&addrs(&["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1"]), &ResolverOptions::default());
+    let text = render(&addrs(&["10.1.0.1", "10.2.0.1", "10.3.0.1", "10.4.0.1"]), &ResolverOptions::default(), owner());
 
     assert_eq!(text.matches("nameserver").count(), 3);
     assert!(!text.contains("10.4.0.1"));
