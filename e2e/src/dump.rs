@@ -88,13 +88,18 @@ pub fn check_forwarding(lab: &Lab) -> Result<(), String> {
     if differences.is_empty() { Ok(()) } else { Err(differences) }
 }
 
-/// Asks every agent for its plan, which must be empty, and compares every kernel with the store; for
-/// [`eventually`](crate::eventually()).
+/// Asks every agent whether it is registered and has converged and for its plan, which must be empty, and compares every
+/// kernel with the store; for [`eventually`](crate::eventually()).
 ///
 /// # Errors
 /// What is still to be done, or the differences, per host.
 pub fn check_settled(lab: &Lab) -> Result<(), String> {
     for host in lab.hosts().map_err(|error| format!("{error:#}"))? {
+        // Of an agent that has just started the plan is empty too: it does not know yet what there should be.
+        let status = host.agent().status().map_err(|error| format!("{}: {error:#}", host.name()))?;
+        if status["converged"] != true {
+            return Err(format!("{} has not converged: {status}", host.name()));
+        }
         let plan = host.plan().map_err(|error| format!("{}: {error:#}", host.name()))?;
         if !plan.is_empty() {
             return Err(format!("{} would change: {}", host.name(), plan.join("; ")));

@@ -230,6 +230,8 @@ fn wrong_types_and_absurd_sizes_are_refused() {
         json!({"name": "x", "subnets": "10.71.0.0/24"}),
         json!({"name": "x", "subnets": ["10.71.0.0/24", "10.72.0.0/24"]}),
         json!({"name": "x", "labels": ["a"]}),
+        // The fields in their order, without their names.
+        json!(["x", [], [], [], null, null, false, {}]),
     ] {
         refused_bytes(&lab, &post("/v1/networks", &body), &[400]);
     }

@@ -25,8 +25,9 @@ pub(crate) struct AgentRequest {
 /// For most requests: long enough for an agent that waits for its store in vain to say so itself.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// For requests that may also wait for a container's interface, behind others that came first.
-const ATTACH_DEADLINE: Duration = Duration::from_secs(60);
+/// For requests that may also wait for others: for a container's interface, behind those that came first, or for the
+/// controller, which ends a network. Longer than an agent takes for any answer, which is 45 s.
+const LONG_DEADLINE: Duration = Duration::from_secs(60);
 
 impl AgentRequest {
     /// `weft status`
@@ -61,7 +62,7 @@ impl AgentRequest {
 
     /// `weft network rm`
     pub(crate) fn remove_network(name: &Name, force: bool) -> Self {
-        Self::without_body(Method::DELETE, format!("/v1/networks/{name}?force={force}"))
+        Self::removal(format!("/v1/networks/{name}?force={force}"))
     }
 
     /// `weft endpoint ls`; `all` asks for the nodes' own legs too.
@@ -81,12 +82,12 @@ impl AgentRequest {
 
     /// `weft connect`
     pub(crate) fn connect(connect: &Connect) -> Self {
-        Self { deadline: ATTACH_DEADLINE, ..Self::post("/v1/connect".to_owned(), connect) }
+        Self { deadline: LONG_DEADLINE, ..Self::post("/v1/connect".to_owned(), connect) }
     }
 
     /// `weft disconnect`
     pub(crate) fn disconnect(disconnect: &Disconnect) -> Self {
-        Self { deadline: ATTACH_DEADLINE, ..Self::post("/v1/disconnect".to_owned(), disconnect) }
+        Self { deadline: LONG_DEADLINE, ..Self::post("/v1/disconnect".to_owned(), disconnect) }
     }
 
     /// `weft node ls`
@@ -106,7 +107,11 @@ impl AgentRequest {
 
     /// `weft node rm`
     pub(crate) fn remove_node(name: &Name, force: bool) -> Self {
-        Self::without_body(Method::DELETE, format!("/v1/nodes/{name}?force={force}"))
+        Self::removal(format!("/v1/nodes/{name}?force={force}"))
+    }
+
+    fn removal(path: String) -> Self {
+        Self { deadline: LONG_DEADLINE, ..Self::without_body(Method::DELETE, path) }
     }
 
     fn get(path: String) -> Self {
@@ -154,7 +159,9 @@ mod tests {
 
         for (request, expected) in table {
             assert_eq!(format!("{} {}", request.method, request.path), expected);
-            assert_eq!((request.body.len(), request.deadline), (0, Duration::from_secs(30)), "{expected}");
+            // The agent waits up to 30 s for the end of what is removed, and then has something to say.
+            let seconds = if request.method == Method::DELETE { 60 } else { 30 };
+            assert_eq!((request.body.len(), request.deadline), (0, Duration::from_secs(seconds)), "{expected}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! `weft store` with a store that `weft controller` serves, and a real etcd to move to.
 
 use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     net::TcpListener,
     process::{Child, Command, Stdio},
     thread,
@@ -68,8 +69,16 @@ impl Server {
     }
 }
 
+/// A port that is free and stays so until it is used: it is none of those that the kernel gives to outgoing connections,
+/// of which tests beside this one make many.
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let chance = RandomState::new().build_hasher().finish();
+        let port = 10_000 + u16::try_from(chance % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn path(directory: &TempDir, file: &str) -> String {

@@ -9,12 +9,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
+use super::LabError;
 use super::state::{LabState, RUN_DIRECTORY};
-use super::{LabError, READY_DEADLINE};
 use crate::agent_socket::AgentSocket;
 use crate::command::CommandOutput;
 use crate::netns::NetnsName;
 use crate::topology::HostId;
+
+/// How long a `weft` command may take: it gives up by itself after 60 s, and says so.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(90);
 
 /// A host. It stays usable for looking around while its agent is down.
 #[derive(Debug, Clone)]
@@ -104,9 +107,9 @@ impl Host {
     /// Like [`Self::weft`], with the failure as a value, for tests of refusals.
     ///
     /// # Errors
-    /// When the lab has no `weft`, or it has not ended after 30 s.
+    /// When the lab has no `weft`, or it has not ended after 90 s.
     pub fn try_weft(&self, arguments: &[&str]) -> Result<CommandOutput> {
-        self.weft_within(READY_DEADLINE, arguments)
+        self.weft_within(COMMAND_DEADLINE, arguments)
     }
 
     /// Like [`Self::try_weft`] with another deadline; an agent that is paused does not answer.

@@ -8,6 +8,8 @@ use serde_json::Value;
 use weft_e2e::dump::Forwarding;
 use weft_e2e::{CommandOutput, Host, Lab, dump, eventually, traffic};
 
+use super::etcd::sign_of_life;
+
 /// Longest wait for something that takes milliseconds on an idle machine.
 pub(crate) const SOON: Duration = Duration::from_secs(15);
 /// A damage is repaired within a second; another one is for looking at it on a busy machine.
@@ -118,13 +120,25 @@ impl Rig {
         });
     }
 
-    /// Waits until every agent has converged and every kernel holds what the store asks for.
+    /// Waits until every agent has converged and shows a sign of life, and every kernel holds what the store asks for.
     #[track_caller]
     pub(crate) fn settle(&self) {
         for host in self.lab.hosts().unwrap() {
             self.wait_ready(host.id().number());
+            self.wait_alive(host.id().number());
         }
         self.wait_forwarding();
+    }
+
+    /// Waits until the store has a host's sign of life. An agent hears of the end of its lease only when it has its
+    /// way to the store back, and keeps what it may do meanwhile: its status does not tell.
+    #[track_caller]
+    pub(crate) fn wait_alive(&self, host: u8) {
+        let node = self.node(host);
+        eventually(SOON, &format!("a sign of life of h{host}"), || {
+            let life = sign_of_life(&self.lab, &node).map_err(|error| format!("{error:#}"))?;
+            ensure(life.is_some(), || "none".to_owned())
+        });
     }
 
     /// Waits until every host's kernel holds what the store asks for.

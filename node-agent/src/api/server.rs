@@ -258,9 +258,14 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             };
             RequestError::words(ErrorClass::Invalid, words)
         })?;
-        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
-            RequestError::words(ErrorClass::Invalid, format!("the request is not what is expected here: {error}"))
-        })
+        let unexpected = |why: &dyn std::fmt::Display| {
+            RequestError::words(ErrorClass::Invalid, format!("the request is not what is expected here: {why}"))
+        };
+        // A list would be taken for the fields in their order.
+        if bytes.trim_ascii_start().first() == Some(&b'[') {
+            return Err(unexpected(&"it is a list, not an object with named fields"));
+        }
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| unexpected(&error))
     }
 }
 

@@ -283,14 +283,22 @@ impl<S: Store> Registrar<S> {
 
     /// Goes from step to step until there is none, or one that only time or somebody else can make possible.
     async fn converge(&mut self) -> Result<Settled, SubmitError> {
+        let mut lease_had_ended = false;
         loop {
             let own = self.read_own().await?;
             self.answered();
             let description = self.description.borrow_and_update().clone();
             let step = next_step(&self.identity, &description, &self.claimant(), own);
             debug!(node = %self.identity.node, step = step.name(), "registration step");
-            if let Some(settled) = self.take(step).await? {
-                return Ok(settled);
+            match self.take(step).await {
+                Ok(Some(settled)) => return Ok(settled),
+                Ok(None) => {}
+                // The watch has told of it before the next renewal did. A second lease that ends as it begins has to wait.
+                Err(error) if names_dead_lease(&error) && !lease_had_ended => {
+                    lease_had_ended = true;
+                    self.lease_ended();
+                }
+                Err(error) => return Err(error),
             }
         }
     }
@@ -377,9 +385,8 @@ impl<S: Store> Registrar<S> {
         let soon = Instant::now() + ttl / 10;
         match self.client.store().keep_alive(id).await {
             Ok(left) if left.is_zero() => {
-                info!(lease = id, "the lease of the sign of life has ended; taking another");
                 self.answered();
-                self.lease = None;
+                self.lease_ended();
                 (soon, true)
             }
             Ok(_) => {
@@ -390,6 +397,12 @@ impl<S: Store> Registrar<S> {
                 self.note_error(&error.to_string());
                 (soon, false)
             }
+        }
+    }
+
+    fn lease_ended(&mut self) {
+        if let Some(HeldLease { id, .. }) = self.lease.take() {
+            info!(lease = id, "the lease of the sign of life has ended; taking another");
         }
     }
 
@@ -521,6 +534,16 @@ fn step_deadline() -> Instant {
 
 fn unanswered(error: StoreError) -> SubmitError {
     SubmitError::Unknown { source: Some(error) }
+}
+
+/// Whether a write was refused because the lease that it names has ended.
+fn names_dead_lease(error: &SubmitError) -> bool {
+    match error {
+        SubmitError::Unknown { source: Some(error) } | SubmitError::Refused(error) => {
+            matches!(error, StoreError::LeaseNotFound { .. })
+        }
+        SubmitError::Unknown { source: None } | SubmitError::Reply(_) | SubmitError::Record { .. } => false,
+    }
 }
 
 /// Follows one key and has the registration look again whenever it may have changed.

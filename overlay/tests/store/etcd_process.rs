@@ -2,6 +2,7 @@
 //! program is started in its place, with a directory and an address, by tests that give etcd no options.
 
 use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     net::TcpListener,
     path::Path,
     process::{Child, Command, Stdio},
@@ -147,8 +148,16 @@ pub(crate) async fn connect(urls: &[String], timing: Timing) -> EtcdStore {
     EtcdStore::connect(options.with_timing(timing)).await.unwrap()
 }
 
+/// A port that is free and stays so until it is used: it is none of those that the kernel gives to outgoing connections,
+/// of which tests beside this one make many.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let chance = RandomState::new().build_hasher().finish();
+        let port = 10_000 + u16::try_from(chance % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// Durability is not tested here, and a busy disk takes seconds to write.

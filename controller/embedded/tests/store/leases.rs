@@ -73,9 +73,16 @@ async fn a_lease_ends_in_time_and_takes_its_keys_along() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lease_revived_after_its_time_is_found() {
+    // Between the end of the lease and the server's next look at it there are 150 ms, which a busy machine may miss.
+    const ATTEMPTS: u32 = 10;
     let directory = scratch();
-    let found = check_expiry(&Server::ours(directory.path(), Some("ReviveLease"))).await;
-    assert!(found.is_err(), "{found:?}");
+    let server = Server::ours(directory.path(), Some("ReviveLease"));
+    for _ in 0..ATTEMPTS {
+        if check_expiry(&server).await.is_err() {
+            return;
+        }
+    }
+    panic!("not found in {ATTEMPTS} attempts");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

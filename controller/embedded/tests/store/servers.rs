@@ -1,6 +1,7 @@
 //! Servers to test: the embedded store in this process or in one of its own, and a real etcd.
 
 use std::{
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{BufRead, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
@@ -20,8 +21,16 @@ pub(crate) fn scratch() -> TempDir {
     tempfile::Builder::new().prefix("weft-store-").tempdir_in("/dev/shm").unwrap()
 }
 
+/// A port that is free and stays so until it is used: it is none of those that the kernel gives to outgoing connections,
+/// of which tests beside this one make many.
 pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    loop {
+        let chance = RandomState::new().build_hasher().finish();
+        let port = 10_000 + u16::try_from(chance % 20_000).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// The embedded store in this process.

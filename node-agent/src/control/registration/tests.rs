@@ -74,6 +74,22 @@ async fn a_lost_lease_is_replaced_under_the_same_token() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lost_lease_is_replaced_before_the_next_renewal_and_without_a_word_of_an_outage() {
+    let cluster = Cluster::new();
+    let node = cluster.node(1).await;
+    let is_alive = || cluster.all().iter().any(|key| key.contains("/live/"));
+    let errors = node.registration.health.borrow().last_error.clone();
+
+    cluster.store.expire_lease(node.lease());
+    let ended = Instant::now();
+    assert!(!is_alive());
+    eventually("a sign of life", is_alive).await;
+
+    assert!(ended.elapsed() < Duration::from_secs(1), "after {:?}", ended.elapsed());
+    assert_eq!(node.registration.health.borrow().last_error, errors);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_drained_node_learns_it_and_a_lost_one_returns_with_another_epoch() {
     let cluster = Cluster::new();
     let node = cluster.node(1).await;

@@ -298,12 +298,14 @@ async fn an_address_need_not_exist_yet() {
 
 #[tokio::test]
 async fn answers_over_ipv6() {
-    let mut lab = Lab::start(19, &[]).await;
+    // There is one loopback address only, so it is the port that another run on this machine must not meet.
+    let port = PORT + 1 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let mut lab = Lab::start_with(19, ServerOptions { port, ..Lab::options() }).await;
     let loopback: IpAddr = "::1".parse().unwrap();
 
     assert!(lab.server.ensure_listening(&wanted(&[(1, loopback)])).await.is_empty());
     let client = UdpSocket::bind((loopback, 0)).await.unwrap();
-    client.connect((loopback, PORT)).await.unwrap();
+    client.connect((loopback, port)).await.unwrap();
     client.send(&query("ct1.", RecordType::AAAA)).await.unwrap();
 
     assert_eq!(data(&receive(&client).await), ["fd01::2"]);
