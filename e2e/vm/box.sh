@@ -27,7 +27,7 @@ trap finish EXIT
 mkdir "$draft/root" "$draft/mnt" "$draft/box"
 tar -C "$draft/root" --numeric-owner --xattrs --xattrs-include='*' -xf "$image/rootfs.tar"
 # The key that every box is published with; Vagrant puts one of its own in its place at the first login.
-key=$(find /usr/share /opt/vagrant -path '*/keys/vagrant.pub' -print -quit 2>/dev/null)
+key=$(find /usr/share /opt/vagrant -path '*/keys/vagrant.pub' -print -quit 2>/dev/null || true)
 [ -n "$key" ] || { echo "box.sh: Vagrant's public key is not found" >&2; exit 1; }
 install -D -m 600 "$key" "$draft/root/home/vagrant/.ssh/authorized_keys"
 chroot "$draft/root" chown -R vagrant:vagrant /home/vagrant/.ssh
