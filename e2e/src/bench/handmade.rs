@@ -1,36 +1,36 @@
 //! The peer: what a careful script with `ip link` makes, without Weft.
 //!
 //! A bridge and a VXLAN device in each host's own namespace, joined by one tunnel, and one FORWARD rule after those that
-//! were there; containers hang on veths. Its tunnel has a UDP port of its own, so that the two do not meet.
+//! were there; containers hang on veths.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use super::plain::PlainHost;
 use super::rig::INTERFACE;
 use crate::command::CommandOutput;
-use crate::lab::Host;
 use crate::netns::{self, NetnsName};
 use crate::topology::{CONTROL, fixed_name};
 
-/// UDP port of the tunnel, away from Weft's 4789.
-const PORT: u16 = 14789;
+/// UDP port of the tunnel.
+const PORT: u16 = 4789;
 const BRIDGE: &str = "hand-br";
 const TUNNEL: &str = "hand-vx";
-/// The containers that are always there, on h1 and on h2.
+/// The containers that are always there, one on each host.
 pub(super) const CONTAINERS: [&str; 2] = ["hand1", "hand2"];
 
 /// The network made by hand.
 pub(super) struct Handmade {
-    hosts: [Host; 2],
+    hosts: [PlainHost; 2],
     etcd: String,
     mtu: u64,
 }
 
 impl Handmade {
     /// On these hosts, with a container on each; notes go to `etcd`, interfaces get `mtu` bytes.
-    pub(super) fn make(hosts: &[Host; 2], etcd: String, mtu: u64) -> Result<Self> {
+    pub(super) fn make(hosts: &[PlainHost; 2], etcd: String, mtu: u64) -> Result<Self> {
         let [here, there] = hosts;
         let network = Self { hosts: hosts.clone(), etcd, mtu };
         network.join(here, there)?;
@@ -61,12 +61,12 @@ impl Handmade {
              address add {address}/16 dev {INTERFACE}\n\
              link set {INTERFACE} up\n"
         );
-        host.netns().feed(&["ip", "-batch", "-"], &outside)?;
+        host.netns.feed(&["ip", "-batch", "-"], &outside)?;
         container.feed(&["ip", "-batch", "-"], &inside)
     }
 
     pub(super) fn detach(&self, host: usize, address: Ipv4Addr) -> Result<()> {
-        self.hosts[host].netns().feed(&["ip", "-batch", "-"], &format!("link delete {}\n", port_name(address)))
+        self.hosts[host].netns.feed(&["ip", "-batch", "-"], &format!("link delete {}\n", port_name(address)))
     }
 
     /// Notes a container in etcd with the program that a script has for that.
@@ -77,8 +77,8 @@ impl Handmade {
         fixed_name(CONTROL).enter(|| CommandOutput::of(&mut command))??.success().map(drop)
     }
 
-    fn join(&self, here: &Host, there: &Host) -> Result<()> {
-        let (local, remote) = (here.id().underlay_address(), there.id().underlay_address());
+    fn join(&self, here: &PlainHost, there: &PlainHost) -> Result<()> {
+        let (local, remote) = (here.address, there.address);
         let mtu = self.mtu;
         let batch = format!(
             "link add {BRIDGE} type bridge\n\
@@ -86,9 +86,9 @@ impl Handmade {
              link set {TUNNEL} master {BRIDGE} up\n\
              link set {BRIDGE} up\n"
         );
-        here.netns().feed(&["ip", "-batch", "-"], &batch)?;
+        here.netns.feed(&["ip", "-batch", "-"], &batch)?;
         let accept = format!("*filter\n-A FORWARD -i {BRIDGE} -o {BRIDGE} -j ACCEPT\nCOMMIT\n");
-        here.netns().feed(&["iptables-restore", "--noflush"], &accept)
+        here.netns.feed(&["iptables-restore", "--noflush"], &accept)
     }
 }
 
@@ -120,8 +120,8 @@ mod tests {
 
     #[test]
     fn containers_of_the_script_exchange_tcp_and_packets() {
-        let lab = Lab::up(LabOptions::with_hosts(2).without_agents()).unwrap();
-        let hosts = [lab.host(1), lab.host(2)];
+        let lab = Lab::up(LabOptions::with_hosts(1).without_agents()).unwrap();
+        let hosts = PlainHost::make(lab.topology().unwrap().underlay_mtu).unwrap();
         let etcd = lab.topology().unwrap().etcd_urls();
         let network = Handmade::make(&hosts, etcd, 1450).unwrap();
         let [from, to] = CONTAINERS.map(fixed_name);

@@ -1,4 +1,4 @@
-//! Two hosts as they are found in the field, with a network and a container on each.
+//! Two hosts as they are found in the field, with a network and a container on each; and two more without Weft.
 
 use std::fmt::Write;
 use std::path::Path;
@@ -7,7 +7,9 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::handmade::Handmade;
+use super::plain::PlainHost;
 use crate::lab::{Host, Lab, LabOptions};
+use crate::netns::NetnsName;
 use crate::traffic::addresses_of;
 
 /// Longest wait for agents, also with a hundred thousand endpoints.
@@ -24,7 +26,8 @@ const UNRELATED_RULES: u16 = 500;
 pub(super) struct Rig {
     pub(super) lab: Lab,
     pub(super) hosts: [Host; 2],
-    /// The peer, on the same hosts.
+    pub(super) plain: [PlainHost; 2],
+    /// The peer, on the hosts without Weft.
     pub(super) handmade: Handmade,
 }
 
@@ -32,8 +35,10 @@ impl Rig {
     pub(super) fn up() -> Result<Self> {
         let lab = Lab::up(LabOptions::with_hosts(2).with_etcd())?;
         let hosts = [lab.host(1), lab.host(2)];
-        for host in &hosts {
-            burden(host).with_context(|| format!("loading rules on {}", host.name()))?;
+        let topology = lab.topology()?;
+        let plain = PlainHost::make(topology.underlay_mtu)?;
+        for netns in hosts.iter().map(Host::netns).chain(plain.iter().map(|host| host.netns.clone())) {
+            burden(&netns).with_context(|| format!("loading rules in {netns}"))?;
         }
         hosts[0].weft(&["network", "create", NETWORK])?;
         for (number, container) in (1..).zip(CONTAINERS) {
@@ -41,8 +46,8 @@ impl Rig {
         }
         let network = hosts[0].weft_json(&["network", "inspect", NETWORK])?;
         let mtu = network["mtu"].as_u64().with_context(|| format!("reading the MTU from {network}"))?;
-        let handmade = Handmade::make(&hosts, lab.topology()?.etcd_urls(), mtu)?;
-        let rig = Self { lab, hosts, handmade };
+        let handmade = Handmade::make(&plain, topology.etcd_urls(), mtu)?;
+        let rig = Self { lab, hosts, plain, handmade };
         rig.wait_converged()?;
         Ok(rig)
     }
@@ -65,17 +70,17 @@ impl Rig {
     }
 }
 
-fn burden(host: &Host) -> Result<()> {
+fn burden(netns: &NetnsName) -> Result<()> {
     let mut rules = "*filter\n:FORWARD DROP [0:0]\n".to_owned();
     for number in 0..UNRELATED_RULES {
         let (high, low) = (number / 250, number % 250 + 1);
         writeln!(rules, "-A FORWARD -s 172.31.{high}.{low}/32 -p tcp --dport {} -j DROP", 1024 + number)?;
     }
     rules.push_str("COMMIT\n");
-    host.netns().feed(&["iptables-restore", "--noflush"], &rules)?;
+    netns.feed(&["iptables-restore", "--noflush"], &rules)?;
     let bridge_netfilter = "net/bridge/bridge-nf-call-iptables";
     if Path::new("/proc/sys").join(bridge_netfilter).exists() {
-        host.netns().write_sysctl(bridge_netfilter, "1")?;
+        netns.write_sysctl(bridge_netfilter, "1")?;
     }
     Ok(())
 }
