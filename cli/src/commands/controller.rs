@@ -8,7 +8,7 @@ use tracing::{error, info};
 
 use rand::{SeedableRng, rngs::StdRng};
 use weft_controller::ControllerSettings;
-use weft_embedded_store::{EmbeddedStore, StoreOptions, TlsFiles};
+use weft_embedded_store::{EmbeddedStore, OpenError, StoreError, StoreOptions, TlsFiles};
 use weft_overlay::{keys::Keyspace, store::etcd::EtcdStore};
 
 use super::daemon::{
@@ -45,8 +45,18 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
         Ok(()) => Exit::Ok.into(),
         Err(failure) => {
             error!(error = %format!("{failure:#}"), "the controller ended");
-            Exit::Config.into()
+            exit_of(&failure).into()
         }
+    }
+}
+
+/// What a service manager is told: starting again may help where the address is not there yet, where the one before
+/// has not ended yet, or when a disk works again.
+fn exit_of(failure: &anyhow::Error) -> Exit {
+    match failure.downcast_ref::<StoreError>() {
+        Some(StoreError::Listen { .. } | StoreError::Disk { .. } | StoreError::Serve(_)) => Exit::Unavailable,
+        Some(StoreError::Open(OpenError::InUse { .. })) => Exit::Unavailable,
+        _ => Exit::Config,
     }
 }
 

@@ -128,6 +128,21 @@ fn what_is_no_backup_is_not_put_back() {
 }
 
 #[test]
+fn what_may_come_right_by_itself_has_its_own_exit_code() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::controller(&directory);
+    let (data, other) = (path(&directory, ""), path(&directory, "other"));
+    let (taken, free) = (format!("127.0.0.1:{}", server.port), format!("127.0.0.1:{}", free_port()));
+
+    let (code, _, stderr) = run(["controller", "--listen", &taken, "--data-dir", &other]);
+    assert!(code == 69 && stderr.contains("cannot listen at"), "{code} {stderr}");
+    let (code, _, stderr) = run(["controller", "--listen", &free, "--data-dir", &data]);
+    assert!(code == 69 && stderr.contains("is in use by another process"), "{code} {stderr}");
+    let (code, _, stderr) = run(["store", "export", "--to", &format!("http://{free}"), "--data-dir", &data]);
+    assert!(code == 69 && stderr.contains("did not answer"), "{code} {stderr}");
+}
+
+#[test]
 fn keys_move_to_etcd_and_back() {
     let directories = [0; 3].map(|_| TempDir::new().unwrap());
     let (controller, etcd) = (Server::controller(&directories[0]), Server::etcd(&directories[1]));
