@@ -11,7 +11,7 @@ use std::{
 use serde_json::json;
 use thiserror::Error;
 use weft_node_agent::api::messages::ErrorClass;
-use weft_overlay::cause::chain;
+use weft_overlay::{cause::chain, store::StoreError};
 
 use crate::{
     args::Format,
@@ -72,6 +72,9 @@ impl Failure {
             Self::Client(ClientError::Runtime { .. } | ClientError::Request { .. }) => Exit::Internal,
             Self::Client(_) => Exit::Unavailable,
             Self::Config(_) | Self::Daemon(_) => Exit::Config,
+            Self::Store(error) if error.downcast_ref::<StoreError>().is_some_and(StoreError::is_transient) => {
+                Exit::Unavailable
+            }
             Self::Output(_) | Self::Store(_) => Exit::Failed,
             Self::Value(_) => Exit::Usage,
         }

@@ -1,6 +1,6 @@
 //! `weft controller`: from arguments to a running daemon.
 
-use std::{fs, future::Future, io, path::Path, process::ExitCode};
+use std::{fs, future::Future, path::Path, process::ExitCode};
 
 use anyhow::Context as _;
 
@@ -9,7 +9,7 @@ use tracing::{error, info};
 use rand::{SeedableRng, rngs::StdRng};
 use sd_notify::NotifyState;
 use weft_controller::ControllerSettings;
-use weft_embedded_store::{EmbeddedStore, StoreError, StoreOptions, TlsFiles};
+use weft_embedded_store::{EmbeddedStore, OpenError, StoreError, StoreOptions, TlsFiles};
 use weft_overlay::{keys::Keyspace, store::etcd::EtcdStore};
 
 use super::daemon::{
@@ -54,14 +54,12 @@ fn run_controller(config: &ControllerConfig) -> ExitCode {
     }
 }
 
-/// What a service manager is told: starting again helps where the host has no such address yet, as at boot before DHCP
-/// has answered, and may help after the disk failed.
+/// What a service manager is told: starting again may help where the address is not there yet, where the one before
+/// has not ended yet, or when a disk works again.
 fn exit_of(failure: &anyhow::Error) -> Exit {
     match failure.downcast_ref::<StoreError>() {
-        Some(StoreError::Listen { source, .. }) if source.kind() == io::ErrorKind::AddrNotAvailable => {
-            Exit::Unavailable
-        }
-        Some(StoreError::Serve(_) | StoreError::Disk { .. }) => Exit::Failed,
+        Some(StoreError::Listen { .. } | StoreError::Disk { .. } | StoreError::Serve(_)) => Exit::Unavailable,
+        Some(StoreError::Open(OpenError::InUse { .. })) => Exit::Unavailable,
         _ => Exit::Config,
     }
 }

@@ -58,11 +58,7 @@ async fn export(args: &ExportArgs, prefix: &KeyPrefix) -> anyhow::Result<StoreEx
     let range = KeyRange::prefix(prefix.to_string());
     let (entries, left_behind) = match &args.from {
         Some(url) => read_from(&connect(url, args).await?, &range).await?,
-        None => {
-            let (mut entries, leased) = read_entries(&args.data_dir.data_dir)?;
-            entries.retain(|(key, _)| range.contains(key));
-            (entries, leased)
-        }
+        None => read_entries(&args.data_dir.data_dir, |key| range.contains(key))?,
     };
     let target = connect(&args.to, args).await?;
     let there = target.list(ListRequest { range, limit: 1, revision: 0, linearizable: true }).await?;

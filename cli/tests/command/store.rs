@@ -122,6 +122,36 @@ fn what_is_no_store_is_refused() {
 }
 
 #[test]
+fn what_is_no_backup_is_not_put_back() {
+    let directory = TempDir::new().unwrap();
+    let (missing, garbage, target) =
+        (path(&directory, "none"), path(&directory, "garbage"), path(&directory, "target"));
+    std::fs::write(&garbage, [b'x'; 5000]).unwrap();
+
+    for (file, reason) in [(&missing, "there is no such file"), (&garbage, "file is not a database")] {
+        let (code, _, stderr) = run(["store", "restore", file, "--data-dir", &target]);
+
+        assert!(code == 1 && stderr.contains(&format!("{file} is no sound backup ({reason}")), "{stderr}");
+        assert!(!directory.path().join("target").exists());
+    }
+}
+
+#[test]
+fn what_may_come_right_by_itself_has_its_own_exit_code() {
+    let directory = TempDir::new().unwrap();
+    let server = Server::controller(&directory);
+    let (data, other) = (path(&directory, ""), path(&directory, "other"));
+    let (taken, free) = (format!("127.0.0.1:{}", server.port), format!("127.0.0.1:{}", free_port()));
+
+    let (code, _, stderr) = run(["controller", "--listen", &taken, "--data-dir", &other]);
+    assert!(code == 69 && stderr.contains("cannot listen at"), "{code} {stderr}");
+    let (code, _, stderr) = run(["controller", "--listen", &free, "--data-dir", &data]);
+    assert!(code == 69 && stderr.contains("is in use by another process"), "{code} {stderr}");
+    let (code, _, stderr) = run(["store", "export", "--to", &format!("http://{free}"), "--data-dir", &data]);
+    assert!(code == 69 && stderr.contains("did not answer"), "{code} {stderr}");
+}
+
+#[test]
 fn keys_move_to_etcd_and_back() {
     let directories = [0; 3].map(|_| TempDir::new().unwrap());
     let (controller, etcd) = (Server::controller(&directories[0]), Server::etcd(&directories[1]));
@@ -129,11 +159,15 @@ fn keys_move_to_etcd_and_back() {
         controller.etcdctl(&["put", &format!("/weft/v1/key/{number:03}"), &number.to_string()]);
     }
     controller.etcdctl(&["put", "/elsewhere", "1"]);
+    let granted = controller.etcdctl(&["lease", "grant", "600"]);
+    let lease = granted.split_whitespace().nth(1).unwrap();
+    controller.etcdctl(&["put", "/elsewhere/leased", "1", "--lease", lease]);
     let data = path(&directories[0], "");
 
     let (code, stdout, stderr) = run(["store", "export", "--to", &etcd.url(), "--data-dir", &data]);
     assert_eq!((code, stderr.as_str()), (0, ""));
-    assert!(stdout.contains("251 keys written"), "{stdout}");
+    // The controller's candidacy hangs on a lease.
+    assert!(stdout.contains("251 keys written, 1 on leases left behind"), "{stdout}");
     let listed = etcd.etcdctl(&["get", "--prefix", "/"]);
     assert_eq!(
         listed,

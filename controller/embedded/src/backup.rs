@@ -24,6 +24,14 @@ pub enum BackupError {
     /// The store, or the backup, cannot be read.
     #[error(transparent)]
     Open(#[from] OpenError),
+    /// What is to be put back is no backup, or not a sound one.
+    #[error("{path} is no sound backup ({what}); nothing was restored, name another file")]
+    Unsound {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
     /// There is something already.
     #[error("{path} exists and is left as it is; move it away, or name another")]
     Exists {
@@ -83,11 +91,17 @@ pub fn backup(data_directory: &Path, file: &Path) -> Result<StoreStatus, BackupE
     if file.exists() {
         return Err(BackupError::Exists { path: file.to_owned() });
     }
-    let connection = disk::open_read_only(&data_directory.join(disk::FILE))?;
-    let partial = beside(file);
-    copy(&connection, &partial)?;
-    let status = status_of(&partial)?;
-    put_in_place(&partial, file)?;
+    let store = data_directory.join(disk::FILE);
+    let connection = disk::open_read_only(&store)?;
+    // SQLite opens files when they are first used: what is wrong with the store is not to be said of the copy.
+    disk::layout(&connection, &store)?;
+    let partial = Partial::beside(file);
+    copy(&connection, &partial.0)?;
+    let status = status_of(&partial.0).map_err(|error| match error {
+        OpenError::Damaged { what, .. } => OpenError::Damaged { path: store, what },
+        other => other,
+    })?;
+    put_in_place(&partial.0, file)?;
     Ok(status)
 }
 
@@ -97,36 +111,47 @@ pub fn backup(data_directory: &Path, file: &Path) -> Result<StoreStatus, BackupE
 /// # Errors
 /// When the directory has a store or is in use, or the backup is damaged.
 pub fn restore(file: &Path, data_directory: &Path) -> Result<StoreStatus, BackupError> {
-    status_of(file)?;
+    status_of(file).map_err(unsound)?;
     let _lock = disk::lock_directory(data_directory)?;
     let target = data_directory.join(disk::FILE);
     if target.exists() {
         return Err(BackupError::Exists { path: target });
     }
-    let partial = beside(&target);
-    copy(&disk::open_read_only(file)?, &partial)?;
-    advance(&partial).map_err(|source| disk::sqlite(&partial, source))?;
-    let status = status_of(&partial)?;
-    put_in_place(&partial, &target)?;
+    let partial = Partial::beside(&target);
+    copy(&disk::open_read_only(file)?, &partial.0)?;
+    advance(&partial.0).map_err(|source| disk::sqlite(&partial.0, source))?;
+    let status = status_of(&partial.0)?;
+    put_in_place(&partial.0, &target)?;
     Ok(status)
+}
+
+/// Of a backup, other things are to be said than of a store.
+fn unsound(error: OpenError) -> BackupError {
+    match error {
+        OpenError::NoStore { path } => BackupError::Unsound { path, what: "there is no such file".to_owned() },
+        OpenError::Damaged { path, what } => BackupError::Unsound { path, what },
+        OpenError::Sqlite { path, source } => BackupError::Unsound { path, what: source.to_string() },
+        other => BackupError::Open(other),
+    }
 }
 
 /// A key and its value.
 pub type Entry = (Vec<u8>, Vec<u8>);
 
-/// What a store holds now, in the order of its keys: what can be moved to another store, and how many keys cannot
-/// because they hang on a lease, which is not moved: they show that somebody is alive, or is about to go anyway.
+/// What a store holds now of the keys that are `wanted`, in their order: what can be moved to another store, and how many
+/// keys cannot because they hang on a lease, which is not moved: they show that somebody is alive, or is about to go
+/// anyway.
 ///
 /// # Errors
 /// When there is no store, or it cannot be read, or it is damaged.
-pub fn read_entries(data_directory: &Path) -> Result<(Vec<Entry>, usize), OpenError> {
+pub fn read_entries(data_directory: &Path, wanted: impl Fn(&[u8]) -> bool) -> Result<(Vec<Entry>, usize), OpenError> {
     let path = data_directory.join(disk::FILE);
     let connection = disk::open_read_only(&path)?;
     let reading = connection.unchecked_transaction().map_err(|source| disk::sqlite(&path, source))?;
     let mvcc = disk::load(&reading, &path)?.mvcc;
     let everything = Span::new(&[0], &[0]);
-    let (leased, kept): (Vec<_>, Vec<_>) =
-        mvcc.span(&everything, Revision::MAX).partition(|version| version.lease != 0);
+    let moved = mvcc.span(&everything, Revision::MAX).filter(|version| wanted(&version.key));
+    let (leased, kept): (Vec<_>, Vec<_>) = moved.partition(|version| version.lease != 0);
     let entry = |version: &&Arc<Version>| (version.key.to_vec(), version.value.as_deref().unwrap_or_default().to_vec());
     Ok((kept.iter().map(entry).collect(), leased.len()))
 }
@@ -177,8 +202,20 @@ fn put_in_place(partial: &Path, target: &Path) -> Result<(), BackupError> {
     Ok(disk::sync_directory(directory)?)
 }
 
-fn beside(file: &Path) -> PathBuf {
-    let mut name = file.as_os_str().to_owned();
-    name.push(".partial");
-    PathBuf::from(name)
+/// A file in the making. What did not become whole takes no space afterwards.
+struct Partial(PathBuf);
+
+impl Partial {
+    fn beside(file: &Path) -> Self {
+        let mut name = file.as_os_str().to_owned();
+        name.push(".partial");
+        Self(PathBuf::from(name))
+    }
+}
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // Not there when it was put in place.
+        fs::remove_file(&self.0).ok();
+    }
 }

@@ -67,6 +67,15 @@ pub enum OpenError {
         #[source]
         source: rusqlite::Error,
     },
+    /// SQLite may not open the file, or not make the files beside it that it needs, even to read.
+    #[error("{path} cannot be opened; it and its directory must be writable, also to be read")]
+    Inaccessible {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
     /// The file holds what this program never writes. It is left as it is.
     #[error("{path} is damaged ({what}) and is left as it is; restore a backup with `weft store restore`")]
     Damaged {
@@ -168,11 +177,14 @@ impl SqliteLog {
 
     fn prepare(&self, fresh: Identity) -> Result<(), OpenError> {
         let fail = |source| sqlite(&self.path, source);
-        let found: i64 = self.connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail)?;
-        if found > SCHEMA {
-            return Err(OpenError::Schema { path: self.path.clone(), found });
+        if layout(&self.connection, &self.path)? != 0 {
+            return Ok(());
         }
-        if found == 0 { create(&self.connection, fresh).map_err(fail) } else { Ok(()) }
+        let tables = "SELECT count(*) FROM sqlite_master";
+        if self.connection.query_row(tables, [], |row| row.get::<_, i64>(0)).map_err(fail)? > 0 {
+            return Err(OpenError::Damaged { path: self.path.clone(), what: "it is another program's".to_owned() });
+        }
+        create(&self.connection, fresh).map_err(fail)
     }
 }
 
@@ -204,8 +216,12 @@ pub(crate) fn size_of(path: &Path) -> u64 {
 
 /// Opens a store's file for reading only; one that is in use is read as it is now.
 pub(crate) fn open_read_only(path: &Path) -> Result<Connection, OpenError> {
-    if !path.exists() {
-        return Err(OpenError::NoStore { path: path.to_owned() });
+    match fs::metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(OpenError::NoStore { path: path.to_owned() });
+        }
+        Err(source) => return Err(OpenError::Directory { path: path.to_owned(), source }),
+        Ok(_) => {}
     }
     // Not opened as read-only: reading a write-ahead log that a crash left needs its index to be made again.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -233,13 +249,29 @@ pub(crate) fn sync_directory(directory: &Path) -> Result<(), OpenError> {
 }
 
 pub(crate) fn sqlite(path: &Path, source: rusqlite::Error) -> OpenError {
-    OpenError::Sqlite { path: path.to_owned(), source }
+    let path = path.to_owned();
+    match source.sqlite_error_code() {
+        Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
+            OpenError::Inaccessible { path, source }
+        }
+        _ => OpenError::Sqlite { path, source },
+    }
+}
+
+/// Which layout a file has; 0 when it is empty, or another program's.
+pub(crate) fn layout(connection: &Connection, path: &Path) -> Result<i64, OpenError> {
+    let found = connection.query_row("PRAGMA user_version", [], |row| row.get(0));
+    let found: i64 = found.map_err(|source| sqlite(path, source))?;
+    if found > SCHEMA { Err(OpenError::Schema { path: path.to_owned(), found }) } else { Ok(found) }
 }
 
 /// Reads everything that a file holds, and checks it.
 pub(crate) fn load(connection: &Connection, path: &Path) -> Result<Loaded, OpenError> {
     let fail = |source| sqlite(path, source);
     let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), what };
+    if layout(connection, path)? == 0 {
+        return Err(damaged("it holds no store".to_owned()));
+    }
     let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(fail)?;
     if verdict != "ok" {
         return Err(damaged(verdict));

@@ -13,8 +13,8 @@ use std::{
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbLeaseGrantRequest,
     PbLeaseGrantResponse, PbLeaseKeepAliveResponse, PbLeaseLeasesResponse, PbLeaseRevokeResponse,
-    PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbPutRequest, PbPutResponse, PbRangeRequest, PbRangeResponse,
-    PbTxnRequest, PbTxnResponse,
+    PbLeaseTimeToLiveRequest, PbLeaseTimeToLiveResponse, PbPutRequest, PbPutResponse, PbRangeRequest, PbTxnRequest,
+    PbTxnResponse,
 };
 use tokio::sync::oneshot;
 
@@ -26,6 +26,7 @@ use crate::{
     draft, hash,
     lease::Leases,
     limits,
+    list::List,
     mvcc::Revision,
     refusal::Refusal,
     retention::Retention,
@@ -80,20 +81,13 @@ impl Engine {
         Ok((Self { shared, queue }, writer_ended))
     }
 
-    pub(crate) async fn range(&self, request: PbRangeRequest) -> Result<PbRangeResponse, Refusal> {
-        check::check_range(&request)?;
+    pub(crate) fn range(&self, request: &PbRangeRequest) -> Result<List, Refusal> {
+        check::check_range(request)?;
         let selection = {
             let mvcc = self.shared.read();
-            Selection::make(&mvcc, self.shared.visible(), &request)?
+            Selection::make(&mvcc, self.shared.visible(), request)?
         };
-        let _permit = if selection.len() > limits::LARGE_LIST {
-            Some(self.shared.large_lists.acquire().await.map_err(|_| Refusal::Stopped)?)
-        } else {
-            None
-        };
-        let mut response = selection.message();
-        self.shared.identity.complete(&mut response.header);
-        Ok(response)
+        selection.list(&self.shared.identity)
     }
 
     pub(crate) async fn put(&self, caller: Caller, request: PbPutRequest) -> Result<PbPutResponse, Refusal> {

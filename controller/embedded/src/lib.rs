@@ -40,6 +40,7 @@ mod hash;
 mod header;
 mod lease;
 mod limits;
+mod list;
 mod mvcc;
 mod refusal;
 mod retention;

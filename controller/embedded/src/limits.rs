@@ -47,12 +47,6 @@ pub(crate) const LEASES: usize = 1_000_000;
 /// Leases that are ended in one step, as in etcd.
 pub(crate) const EXPIRIES: usize = 500;
 
-/// Lists of more keys than [`LARGE_LIST`] that are made at the same time.
-pub(crate) const LARGE_LISTS: usize = 4;
-
-/// Keys from which a list counts as large.
-pub(crate) const LARGE_LIST: usize = 10_000;
-
 /// Between two looks at leases.
 pub(crate) const TICK: Duration = Duration::from_millis(500);
 

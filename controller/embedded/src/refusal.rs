@@ -20,6 +20,9 @@ pub(crate) enum Refusal {
     DuplicateKey,
     #[error("etcdserver: request is too large")]
     TooLarge,
+    /// etcd has no words for it: there gRPC refuses it.
+    #[error("the answer is larger than a message of gRPC can be; ask for a part of it with a limit")]
+    AnswerTooLarge,
     #[error("etcdserver: mvcc: required revision has been compacted")]
     Compacted,
     #[error("etcdserver: mvcc: required revision is a future revision")]
@@ -59,7 +62,7 @@ impl Refusal {
             | Self::DuplicateKey
             | Self::TooLarge => Code::InvalidArgument,
             Self::Compacted | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
-            Self::NoSpace | Self::TooManyRequests => Code::ResourceExhausted,
+            Self::NoSpace | Self::TooManyRequests | Self::AnswerTooLarge => Code::ResourceExhausted,
             Self::LeaseNotFound => Code::NotFound,
             Self::LeaseExists => Code::FailedPrecondition,
             Self::Stopped => Code::Unavailable,

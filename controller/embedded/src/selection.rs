@@ -8,7 +8,8 @@ use etcd_client::{
 };
 
 use crate::{
-    header,
+    header::{self, Identity},
+    list::List,
     mvcc::{Mvcc, Revision, Span, Version},
     refusal::Refusal,
 };
@@ -51,10 +52,13 @@ impl Selection {
         Ok(Self { versions, count, more, revision: current, keys_only: request.keys_only })
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.versions.len()
+    /// The answer to a request that asks for nothing else.
+    pub(crate) fn list(self, identity: &Identity) -> Result<List, Refusal> {
+        let frame = PbRangeResponse { header: identity.header(self.revision), ..self.frame() };
+        List::new(frame, self.versions, self.keys_only).ok_or(Refusal::AnswerTooLarge)
     }
 
+    /// The answer as a part of a transaction's.
     pub(crate) fn message(&self) -> PbRangeResponse {
         let kvs = self.versions.iter().map(|version| {
             let mut kv = version.message();
@@ -63,9 +67,14 @@ impl Selection {
             }
             kv
         });
+        PbRangeResponse { kvs: kvs.collect(), ..self.frame() }
+    }
+
+    /// The answer without the keys.
+    fn frame(&self) -> PbRangeResponse {
         PbRangeResponse {
             header: header::of_part(self.revision),
-            kvs: kvs.collect(),
+            kvs: Vec::new(),
             more: self.more,
             count: i64::try_from(self.count).unwrap_or(i64::MAX),
         }

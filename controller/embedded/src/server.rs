@@ -29,7 +29,14 @@ use crate::{
     StoreError, StoreOptions, TlsFiles,
     engine::Engine,
     limits,
-    service::{Administrators, cluster::Cluster, kv::Kv, lease::Lease, maintenance::Maintenance, watch::Watch},
+    service::{
+        Administrators,
+        cluster::Cluster,
+        kv::{self, Kv},
+        lease::Lease,
+        maintenance::Maintenance,
+        watch::Watch,
+    },
 };
 
 /// A connection and its place among those that are allowed.
@@ -73,7 +80,10 @@ pub(crate) fn routes(engine: &Engine, options: &StoreOptions) -> Routes {
     let watch = Watch { engine: engine.clone(), progress_every: options.progress_every };
     let cluster =
         Cluster { engine: engine.clone(), name: options.name.clone(), client_urls: options.client_urls.clone() };
-    let mut routes = Routes::new(PbKvServer::new(kv).max_decoding_message_size(limits::MESSAGE_BYTES))
+    let mut routes = Routes::new(PbKvServer::new(kv).max_decoding_message_size(limits::MESSAGE_BYTES));
+    let router = routes.axum_router_mut();
+    *router = std::mem::take(router).layer(axum::middleware::map_response(kv::send_lists));
+    routes = routes
         .add_service(PbLeaseServer::new(lease).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(PbWatchServer::new(watch).max_decoding_message_size(limits::MESSAGE_BYTES))
         .add_service(PbClusterServer::new(cluster))

@@ -1,15 +1,14 @@
 //! What the writer shares with readers: the index, and up to which revision it may be shown.
 
 use std::sync::{
-    Arc, PoisonError, RwLock, RwLockReadGuard,
+    PoisonError, RwLock, RwLockReadGuard,
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::{
     header::Identity,
-    limits,
     mvcc::{Mvcc, Revision},
 };
 
@@ -18,8 +17,6 @@ use crate::{
 pub(crate) struct Shared {
     pub(crate) mvcc: RwLock<Mvcc>,
     pub(crate) identity: Identity,
-    /// Lists of many keys that may still begin.
-    pub(crate) large_lists: Arc<Semaphore>,
     visible: watch::Sender<Revision>,
     full: AtomicBool,
     size: AtomicU64,
@@ -29,9 +26,8 @@ impl Shared {
     /// Everything that was loaded is durable, so it is visible.
     pub(crate) fn new(mvcc: Mvcc, identity: Identity, size: u64) -> Self {
         let visible = watch::Sender::new(mvcc.applied);
-        let large_lists = Arc::new(Semaphore::new(limits::LARGE_LISTS));
         let (full, size) = (AtomicBool::new(false), AtomicU64::new(size));
-        Self { mvcc: RwLock::new(mvcc), identity, large_lists, visible, full, size }
+        Self { mvcc: RwLock::new(mvcc), identity, visible, full, size }
     }
 
     pub(crate) fn read(&self) -> RwLockReadGuard<'_, Mvcc> {

@@ -75,7 +75,7 @@ impl Driver {
             check_request(&self.attacher.client, &asked(nameless, &order), soon()).await?;
             self.settle(&docker, Known::Nameless(Box::new(order.clone())));
             let driver = self.clone();
-            tokio::spawn(async move { driver.learn_network(&docker).await });
+            tokio::spawn(async move { Box::pin(driver.learn_network(&docker)).await });
         }
         self.book(|book| order.subnets.iter().for_each(|subnet| book.settle_pool(*subnet)));
         Ok(json!({}))

@@ -1,5 +1,7 @@
-//! KV.
+//! KV. A list is not made as a message: the list itself goes with an empty one, which [`send_lists`] puts it in place
+//! of when it is sent.
 
+use axum::body::Body;
 use etcd_client::proto::{
     PbCompactionRequest, PbCompactionResponse, PbDeleteRequest, PbDeleteResponse, PbKvService, PbPutRequest,
     PbPutResponse, PbRangeRequest, PbRangeResponse, PbRangeStreamResponse, PbTxnRequest, PbTxnResponse,
@@ -8,7 +10,15 @@ use tokio_stream::Empty;
 use tonic::{Request, Response, Status, async_trait};
 
 use super::Administrators;
-use crate::engine::Engine;
+use crate::{engine::Engine, list::List};
+
+/// Sends the list that goes with a response, if there is one.
+pub(crate) async fn send_lists(mut response: http::Response<Body>) -> http::Response<Body> {
+    match response.extensions_mut().remove::<List>() {
+        Some(list) => response.map(|_| Body::new(list.pieces())),
+        None => response,
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Kv {
@@ -19,7 +29,10 @@ pub(crate) struct Kv {
 #[async_trait]
 impl PbKvService for Kv {
     async fn range(&self, request: Request<PbRangeRequest>) -> Result<Response<PbRangeResponse>, Status> {
-        Ok(Response::new(self.engine.range(request.into_inner()).await?))
+        let list = self.engine.range(request.get_ref())?;
+        let mut response = Response::new(PbRangeResponse::default());
+        response.extensions_mut().insert(list);
+        Ok(response)
     }
 
     type RangeStreamStream = Empty<Result<PbRangeStreamResponse, Status>>;

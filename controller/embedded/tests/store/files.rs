@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use rusqlite::Connection;
 use weft_embedded_store::{EmbeddedStore, StoreOptions, backup, observe_status, restore};
 
 use crate::servers::{Ours, Server, scratch};
@@ -61,7 +62,32 @@ async fn a_damaged_file_is_named_and_left_as_it_is() {
 
     assert!(error.contains("state.db is damaged (the checksum of revision"), "{error}");
     assert!(error.contains("weft store restore"), "{error}");
+    let target = scratch();
+    let error = backup(directory.path(), &target.path().join("backup")).unwrap_err().to_string();
+    assert!(error.contains("state.db is damaged (the checksum of revision"), "{error}");
+    assert_eq!(fs::read_dir(target.path()).unwrap().count(), 0, "no part of a backup is left");
     assert_eq!(fs::read(&path).unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_file_of_another_program_or_of_a_later_version_is_left_as_it_is() {
+    for (statements, expected) in [
+        ("CREATE TABLE other (a)", ["is another program's", "holds no store"]),
+        ("PRAGMA user_version = 9", ["has layout 9", "has layout 9"]),
+    ] {
+        let directory = scratch();
+        let path = directory.path().join("state.db");
+        Connection::open(&path).unwrap().execute_batch(statements).unwrap();
+
+        let options = StoreOptions::new(directory.path(), "127.0.0.1:0".parse().unwrap());
+        let opened = EmbeddedStore::open(options).await.unwrap_err().to_string();
+        let shown = observe_status(directory.path()).unwrap_err().to_string();
+
+        assert!(opened.contains(expected[0]) && shown.contains(expected[1]), "{opened}; {shown}");
+        let tables = "SELECT count(*) FROM sqlite_master WHERE name = 'log'";
+        let made: i64 = Connection::open(&path).unwrap().query_row(tables, [], |row| row.get(0)).unwrap();
+        assert_eq!(made, 0);
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod differential;
 mod files;
 mod guarantees;
 mod leases;
+mod lists;
 mod operations;
 mod power;
 mod servers;
