@@ -51,7 +51,8 @@ LABEL linux
   INITRD /boot/$(cd "$draft/mnt/boot" && echo initrd.img-*)
   APPEND root=LABEL=vmroot rw net.ifnames=0 console=tty0 console=ttyS0 nokaslr nopti mitigations=off
 X
-"$draft/root/usr/bin/extlinux" --install "$draft/mnt/boot/extlinux" >/dev/null 2>&1
+"$draft/root/usr/bin/extlinux" --install "$draft/mnt/boot/extlinux" >"$draft/log" 2>&1 ||
+    { cat "$draft/log" >&2; echo "box.sh: installing the boot loader failed" >&2; exit 1; }
 umount "$draft/mnt"
 losetup -d "$loop"
 loop=
