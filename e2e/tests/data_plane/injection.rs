@@ -82,7 +82,7 @@ fn tunnel_packets_are_accepted_from_members_of_that_network_only() {
     let ear = FramePort::open(&victim.name, "eth0").unwrap();
     let address = |host| lab.host(host).id().underlay_address();
     let member = Attacker::on("h1", &lab, 2);
-    let before = dropped("h2", "inet", "input", &lab);
+    let before = dropped("h2", "inet", "vxlan", &lab);
 
     member.inject(address(1), a.vni, ["injected by a member", "injected in fragments by a member"]);
     let stranger = Attacker::on(CONTROL, &lab, 2);
@@ -91,7 +91,7 @@ fn tunnel_packets_are_accepted_from_members_of_that_network_only() {
     let other = Attacker::on("h3", &lab, 2);
     other.inject(address(3), a.vni, ["injected by another's member", "injected in fragments by another's member"]);
     eventually(SOON, "six packets dropped", || {
-        let now = dropped("h2", "inet", "input", &lab);
+        let now = dropped("h2", "inet", "vxlan", &lab);
         if now >= before + 6 { Ok(()) } else { Err(format!("{before} before, {now} now")) }
     });
     member.inject(address(1), a.vni, ["injected last", "injected last of all"]);
@@ -131,7 +131,7 @@ fn container_cannot_forge_a_member_towards_its_own_node() {
     let ear = FramePort::open(&victim.name, "eth0").unwrap();
     let node = lab.host(2).id().underlay_address();
     let before = dropped("weft-h2", "bridge", "container_ip", &lab);
-    let input_before = dropped("h2", "inet", "input", &lab);
+    let host_before = dropped("h2", "inet", "vxlan", &lab);
 
     let port = FramePort::open(&attacker.name, "eth0").unwrap();
     let leg = lab.host(2).leg("forgedb").unwrap().mac_bytes();
@@ -142,8 +142,8 @@ fn container_cannot_forge_a_member_towards_its_own_node() {
 
     // The forged source ends at the container's port, the true one at the host.
     eventually(SOON, "both packets dropped", || {
-        let now = (dropped("weft-h2", "bridge", "container_ip", &lab), dropped("h2", "inet", "input", &lab));
-        if now.0 > before && now.1 > input_before { Ok(()) } else { Err(format!("{now:?} dropped")) }
+        let now = (dropped("weft-h2", "bridge", "container_ip", &lab), dropped("h2", "inet", "vxlan", &lab));
+        if now.0 > before && now.1 > host_before { Ok(()) } else { Err(format!("{now:?} dropped")) }
     });
     let member = Attacker::on("h1", &lab, 2);
     member.inject(lab.host(1).id().underlay_address(), a.vni, ["injected", "injected last"]);

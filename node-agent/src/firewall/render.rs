@@ -112,6 +112,8 @@ fn masquerade_ports(vxlan_port: u16) -> String {
 
 /// What may enter, cross and leave the host.
 ///
+/// * Everything that the host sends and receives passes here, so rules ask first for what is cheap to ask for and seldom
+///   true. A name of an interface is copied and hashed for each look-up; a port or an address is compared in place.
 /// * Connection tracking is left out for VXLAN between members only: foreign tunnels through this host keep theirs.
 /// * VXLAN is judged at `input`, where fragments have been put together: at `prerouting` the VNI lies behind the end of
 ///   a first fragment, and a rule that cannot load it does not match.
@@ -125,8 +127,8 @@ fn masquerade_ports(vxlan_port: u16) -> String {
 ///   let the packet out, and whoever listens there himself would be cut off.
 const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 		type filter hook prerouting priority raw; policy accept;
-		iifname @legs ip daddr 127.0.0.0/8 counter drop
-		iifname @legs ip saddr 127.0.0.0/8 counter drop
+		ip daddr 127.0.0.0/8 iifname @legs counter drop
+		ip saddr 127.0.0.0/8 iifname @legs counter drop
 		udp dport $VXLAN_PORT ip saddr @vteps4 notrack
 		udp dport $VXLAN_PORT ip6 saddr @vteps6 notrack
 	}
@@ -139,13 +141,17 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 
 	chain input {
 		type filter hook input priority filter - 5; policy accept;
-		iifname @legs udp dport $VXLAN_PORT counter drop
-		udp dport $VXLAN_PORT ip saddr . @th,96,24 @accepted4 accept
-		udp dport $VXLAN_PORT ip6 saddr . @th,96,24 @accepted6 accept
-		udp dport $VXLAN_PORT counter drop
+		udp dport $VXLAN_PORT goto vxlan
 		iifname @legs goto from_container
-		iifname != "lo" ip daddr @overlay4 counter drop
-		iifname != "lo" ip6 daddr @overlay6 counter drop
+		ip daddr @overlay4 iifname != "lo" counter drop
+		ip6 daddr @overlay6 iifname != "lo" counter drop
+	}
+
+	chain vxlan {
+		iifname @legs counter drop
+		ip saddr . @th,96,24 @accepted4 accept
+		ip6 saddr . @th,96,24 @accepted6 accept
+		counter drop
 	}
 
 	chain from_container {
@@ -227,6 +233,8 @@ const HOST_CHAINS: &str = r#"	chain raw_prerouting {
 /// What a container may send, and what may cross the tunnel. Everything from a port named `wp-*` is a container's: the
 /// namespace is ours alone, so a prefix names no foreign device.
 ///
+/// * Most frames are unicast IPv4. No rule of `crossing` is about IPv4, so it is let go first; the group addresses, and the
+///   protocol of what comes from port 67, are looked at only where the cheaper half of the question holds.
 /// * The forwarding of MAC addresses that are not the container's would let one that bridges two interfaces storm the
 ///   cluster, so no other source passes. 01:80:c2:00:00:0x are for the bridge itself (IEEE 802.1D 7.12.6).
 /// * `ether type` of a tagged frame is that of the tag, so VLANs end at the default drop.
@@ -240,7 +248,7 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 
 	chain container {
 		iifname . ether saddr != @port_macs counter drop
-		ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop
+		meta pkttype multicast ether daddr & ff:ff:ff:ff:ff:f0 == 01:80:c2:00:00:00 counter drop
 		ether type ip goto container_ip
 		ether type ip6 goto container_ip6
 		ether type arp goto container_arp
@@ -248,7 +256,7 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 	}
 
 	chain container_ip {
-		udp sport 67 counter drop
+		th sport 67 meta l4proto udp counter drop
 		iifname . ip saddr @port_addresses4 accept
 		counter drop
 	}
@@ -279,6 +287,7 @@ const DATA_PLANE_CHAINS: &str = r#"	chain source {
 
 	chain crossing {
 		type filter hook forward priority -200; policy accept;
+		meta protocol ip accept
 		iifname "wx-*" goto tunnel
 		oifname "wx-*" goto tunnel
 	}

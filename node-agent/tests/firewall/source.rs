@@ -16,6 +16,7 @@ use crate::{
     world::{A, Container, World, ip, overlay4, overlay6, run},
 };
 
+const TCP: u8 = 6;
 const NEIGHBOUR_SOLICITATION: u8 = 135;
 const NEIGHBOUR_ADVERTISEMENT: u8 = 136;
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0x66);
@@ -208,8 +209,11 @@ fn honest(sender: &Container) -> Frames {
     let nd =
         |kind, from: Ipv6Addr, target| ipv6(from, ALL_NODES, ICMPV6, &icmpv6(kind, from, ALL_NODES, &about(target)));
     let report = icmpv6(143, nobody, ALL_NODES, &[0; 4]);
+    // A header of TCP as far as ports go: the port is that of a DHCP server, the protocol is not.
+    let tcp = [&67_u16.to_be_bytes()[..], &[0; 18]].concat();
     let frames = [
         ("ipv4", IPV4, ipv4(own4, other4, 253, &[])),
+        ("tcp67", IPV4, ipv4(own4, other4, TCP, &tcp)),
         ("request", ARP, arp(1, (sender.mac, own4), other4)),
         ("reply", ARP, arp(2, (sender.mac, own4), other4)),
         ("probe", ARP, arp(1, (sender.mac, Ipv4Addr::UNSPECIFIED), own4)),
