@@ -168,6 +168,8 @@ pub(crate) struct Rule {
     pub(crate) uids: Option<(u32, u32)>,
     pub(crate) ip_protocol: Option<u8>,
     pub(crate) destination_ports: Option<(u16, u16)>,
+    /// It concerns only what the host itself sends.
+    pub(crate) local: bool,
     /// It selects by something else too, or negates.
     pub(crate) narrower: bool,
 }
@@ -175,6 +177,7 @@ pub(crate) struct Rule {
 impl Rule {
     /// Reads the payload of RTM_NEWRULE or RTM_DELRULE: `struct fib_rule_hdr` and attributes.
     pub(crate) fn decode(payload: &[u8]) -> Option<Self> {
+        const IIF_NAME: u16 = 3;
         const PRIORITY: u16 = 6;
         const TABLE: u16 = 15;
         const SUPPRESS_PREFIX: u16 = 14;
@@ -192,6 +195,7 @@ impl Rule {
         };
         for (kind, value) in Attributes(payload.get(12..)?) {
             match kind {
+                IIF_NAME if value == b"lo\0" => rule.local = true,
                 PRIORITY => rule.preference = u32_at(value, 0)?,
                 UID_RANGE => rule.uids = Some((u32_at(value, 0)?, u32_at(value, 4)?)),
                 PROTOCOL => rule.protocol = u8_at(value, 0)?,

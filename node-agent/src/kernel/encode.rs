@@ -250,7 +250,10 @@ pub(crate) fn find_route(to: IpAddr) -> Request {
 
 /// The rule by which sockets of anyone but root get EACCES when they send to the VXLAN port.
 ///
-/// The route look-up of a VXLAN device has neither a user nor, in rules, a protocol to match, so it passes.
+/// The route look-up of a VXLAN device has neither a user nor, in rules, a protocol to match, so it passes. Look-ups for
+/// what the host itself sends are from `lo`. To say so spares the others: for a rule that asks for a port and may concern
+/// what is received, the kernel dissects every received packet (fib_rule_requires_fldissect). A deletion leaves it out,
+/// and so also takes away a rule that does not say it.
 pub(crate) fn send_guard(verb: Verb, family: Family, port: u16) -> Request {
     let mut message = RuleMessage::default();
     message.header.family = address_family(family);
@@ -262,6 +265,9 @@ pub(crate) fn send_guard(verb: Verb, family: Family, port: u16) -> Request {
         RuleAttribute::IpProtocol(IpProtocol::Udp),
         RuleAttribute::DestinationPortRange(RulePortRange { start: port, end: port }),
     ]);
+    if verb == Verb::Put {
+        message.attributes.push(RuleAttribute::Iifname("lo".to_owned()));
+    }
     match verb {
         Verb::Put => Request { message: RouteNetlinkMessage::NewRule(message), flags: NLM_F_CREATE | NLM_F_EXCL },
         Verb::Delete => Request { message: RouteNetlinkMessage::DelRule(message), flags: 0 },

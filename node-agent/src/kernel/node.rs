@@ -78,7 +78,7 @@ impl<F: Firewall> LinuxKernel<F> {
         }
         for rule in rules.iter().filter(|rule| rule.protocol == ROUTE_PROTOCOL) {
             let Some((guarded, _)) = rule.destination_ports else { continue };
-            if (guarded != port || !wanted) && outcome.is_ok() {
+            if !(wanted && is_guard(rule, port)) && outcome.is_ok() {
                 outcome = deleted(self.host.ask(send_guard(Verb::Delete, family, guarded)));
             }
         }
@@ -105,7 +105,7 @@ fn guard(rules: &[Rule], port: u16) -> Option<Object> {
         (true, 0) => Some(Object::Present),
         (false, 0) => None,
         (true, _) => Some(Object::Deviant("another rule of ours beside it".to_owned())),
-        (false, _) => Some(Object::Deviant("a rule for another port or user range".to_owned())),
+        (false, _) => Some(Object::Deviant("a rule for another port, user range or direction".to_owned())),
     }
 }
 
@@ -124,6 +124,7 @@ fn wanted_guard(port: u16) -> Rule {
         // IPPROTO_UDP.
         ip_protocol: Some(17),
         destination_ports: Some((port, port)),
+        local: true,
         narrower: false,
     }
 }

@@ -117,6 +117,26 @@ fn rules_of_others_stay_and_one_of_ours_for_another_port_goes() {
 }
 
 #[test]
+fn a_guard_that_also_concerns_what_is_received_is_replaced() {
+    for family in [Family::Ipv4, Family::Ipv6] {
+        let mut host = Host::new();
+        let option = if family == Family::Ipv4 { "-4" } else { "-6" };
+        let add = "rule add pref 87 uidrange 1-4294967294 ipproto udp dport 4789 protocol 87 prohibit";
+        sh(&host.host, &format!("ip {option} {add}"));
+        let guard = ObjectId::Node(NodeObject::SendGuard(family));
+        let seen = host.observe(&Scope::Node).objects[&guard].clone();
+        assert!(matches!(seen, Object::Deviant(_)), "{seen}");
+
+        apply(&mut host.kernel, &[Step::Replace { id: guard.clone(), observed: seen, desired: Object::Present }]);
+
+        assert_eq!(host.observe(&Scope::Node).objects[&guard], Object::Present);
+        let rules = sh(&host.host, &format!("ip {option} rule"));
+        let guards: Vec<&str> = rules.lines().filter(|line| line.contains("prohibit")).collect();
+        assert!(matches!(guards[..], [rule] if rule.contains("iif lo")), "{rules}");
+    }
+}
+
+#[test]
 fn a_vni_that_another_device_has_is_named_with_the_remedy() {
     let mut host = Host::new();
     let network = Network::new(1);

@@ -98,7 +98,7 @@ fn the_rule_matches_everybody_but_root() {
 
         assert_eq!((rule.preference, rule.protocol), (RULE_PREFERENCE, ROUTE_PROTOCOL));
         assert_eq!((rule.uids, rule.ip_protocol), (Some((1, u32::MAX - 1)), Some(17)));
-        assert_eq!((rule.destination_ports, rule.narrower), (Some((4789, 4789)), false));
+        assert_eq!((rule.destination_ports, rule.local, rule.narrower), (Some((4789, 4789)), true, false));
     }
 }
 
