@@ -200,6 +200,7 @@ impl Cluster {
             mtu: None,
             internal: false,
             labels: BTreeMap::new(),
+            docker_options: BTreeMap::new(),
             state: NetworkState::Active,
             force_delete: false,
             extra: BTreeMap::new(),

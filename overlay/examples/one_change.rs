@@ -126,6 +126,7 @@ fn spec() -> NetworkSpec {
         mtu: None,
         internal: false,
         labels: [].into(),
+        docker_options: [].into(),
         state: NetworkState::Active,
         force_delete: false,
         extra: [].into(),

@@ -134,6 +134,9 @@ pub struct NetworkSpec {
     /// The user's labels.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
+    /// The driver's options that Docker's user gave: every copy in an engine has them, since Compose compares them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker_options: BTreeMap<String, String>,
     /// Active or being deleted.
     pub state: NetworkState,
     /// Whether deletion removes endpoints too.

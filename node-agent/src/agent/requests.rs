@@ -136,6 +136,7 @@ impl Requests for AgentRequests {
             mtu: request.mtu,
             internal: request.internal,
             labels: request.labels,
+            docker_options: BTreeMap::new(),
         };
         let view = create_network(&self.attacher.client, &request, within(PATIENCE)).await?;
         self.network_of(view, 0).await

@@ -17,7 +17,7 @@ use weft_overlay::{
     claims::{BeginDeleteNetwork, DeletionBegun, NetworkCreated, Stored},
     id::{Name, NetworkId, NodeId, Vni},
     keys::Key,
-    model::{BlockState, EndpointKind, EndpointRecord, NetworkNameRecord, NetworkSpec, NetworkState},
+    model::{BlockState, EndpointKind, EndpointRecord, NetworkNameRecord, NetworkSpec, NetworkState, VniRecord},
     store::Store,
     txn::{Op, Revision, Txn},
 };
@@ -179,6 +179,35 @@ pub async fn check_subnets<S: Store>(
         first_conflict(*subnet, &others)?;
     }
     Ok(())
+}
+
+/// Refuses what [`create_network`] would refuse, but for a name that is taken: for a request whose name is not known yet.
+///
+/// # Errors
+/// When the request makes no sense or something in it is taken; or the store does not answer.
+pub async fn check_request<S: Store>(
+    client: &Client<S>,
+    request: &NetworkRequest,
+    deadline: Instant,
+) -> Result<(), NetworksError> {
+    request.check()?;
+    check_subnets(client, &request.subnets, deadline).await?;
+    let Some(vni) = request.vni else { return Ok(()) };
+    let key = Key::Vni(vni);
+    let reply = client.read([&key], deadline).await?;
+    let Some(stored) = client.found::<VniRecord>(&reply, &key)? else { return Ok(()) };
+    let by = match stored.record.network {
+        Some(network) => match find_network(client, &network.to_string(), deadline).await {
+            // The very network, as far as can be told.
+            Ok((_, spec)) if spec.record.subnets.iter().any(|part| request.subnets.contains(&part.subnet)) => {
+                return Ok(());
+            }
+            Ok((_, spec)) => Some(spec.record.name.to_string()),
+            Err(_) => Some(network.to_string()),
+        },
+        None => None,
+    };
+    Err(NetworksError::VniTaken { vni, by })
 }
 
 /// Two that create overlapping networks at one moment both succeed; each looks again, and the later one steps back.

@@ -60,6 +60,7 @@ pub(crate) fn spec() -> NetworkSpec {
         mtu: None,
         internal: false,
         labels: Default::default(),
+        docker_options: Default::default(),
         state: NetworkState::Active,
         force_delete: false,
         extra: Unknown::new(),

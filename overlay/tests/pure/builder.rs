@@ -56,6 +56,7 @@ pub(crate) fn spec(number: u64, subnets: &[&str]) -> NetworkSpec {
         mtu: None,
         internal: false,
         labels: [].into(),
+        docker_options: [].into(),
         state: NetworkState::Active,
         force_delete: false,
         extra: [].into(),

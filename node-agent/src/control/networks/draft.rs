@@ -54,6 +54,8 @@ pub struct NetworkRequest {
     pub internal: bool,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
+    /// The driver's options that Docker's user gave.
+    pub docker_options: BTreeMap<String, String>,
 }
 
 /// Why a request makes no sense.
@@ -88,7 +90,9 @@ pub enum DraftError {
     #[error("MTU {0} is not possible; use {LEAST_MTU} to {LARGEST_MTU}, or leave --mtu out to have it computed")]
     Mtu(u32),
     /// Too many labels, or too long ones.
-    #[error("labels are too many or too long; use at most {MOST_LABELS}, of at most {LONGEST_LABEL} bytes each side")]
+    #[error(
+        "labels or options are too many or too long; use at most {MOST_LABELS}, of at most {LONGEST_LABEL} bytes each side"
+    )]
     Labels,
     /// Nothing is free.
     #[error(transparent)]
@@ -108,7 +112,14 @@ impl NetworkRequest {
             mtu: None,
             internal: false,
             labels: BTreeMap::new(),
+            docker_options: BTreeMap::new(),
         }
+    }
+
+    /// Keeps of these labels those that a network can have, in their order.
+    pub fn take_labels(&mut self, labels: BTreeMap<String, String>) {
+        let fits = |(key, value): &(String, String)| key.len() <= LONGEST_LABEL && value.len() <= LONGEST_LABEL;
+        self.labels.extend(labels.into_iter().filter(fits).take(MOST_LABELS));
     }
 
     /// Checks what can be checked without the store.
@@ -117,8 +128,10 @@ impl NetworkRequest {
             return Err(DraftError::Mtu(mtu));
         }
         let long = |text: &String| text.len() > LONGEST_LABEL;
-        if self.labels.len() > MOST_LABELS || self.labels.iter().any(|(key, value)| long(key) || long(value)) {
-            return Err(DraftError::Labels);
+        for map in [&self.labels, &self.docker_options] {
+            if map.len() > MOST_LABELS || map.iter().any(|(key, value)| long(key) || long(value)) {
+                return Err(DraftError::Labels);
+            }
         }
         if !self.subnets.is_empty() {
             self.parts(&self.parse_subnets()?)?;
@@ -205,6 +218,7 @@ impl Draft {
             mtu: request.mtu,
             internal: request.internal,
             labels: request.labels.clone(),
+            docker_options: request.docker_options.clone(),
             state: NetworkState::Active,
             force_delete: false,
             extra: BTreeMap::new(),

@@ -47,6 +47,25 @@ async fn many_networks_made_at_once_are_clear_of_each_other() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn request_is_checked_before_its_name_is_known() {
+    let cluster = Cluster::new();
+    let first = NetworkRequest { vni: Some("5000".parse().unwrap()), ..request("net1", &["10.1.0.0/24"]) };
+    create_network(&cluster.client, &first, soon()).await.unwrap();
+
+    for (wanted, words) in [
+        (NetworkRequest { vni: first.vni, ..request("a", &["10.2.0.0/24"]) }, "VNI 5000 is in use by network net1"),
+        (NetworkRequest { mtu: Some(100), ..request("a", &["10.2.0.0/24"]) }, "MTU 100 is not possible"),
+        (request("a", &["224.1.0.0/16"]), "multicast"),
+        (request("a", &["10.1.0.0/16"]), "overlaps network \"net1\""),
+    ] {
+        let error = check_request(&cluster.client, &wanted, soon()).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    // The very network, whatever its name.
+    check_request(&cluster.client, &NetworkRequest { name: "a".parse().unwrap(), ..first }, soon()).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
 async fn bad_requests_are_refused_and_change_nothing() {
     let cluster = Cluster::new();
     let cases = [

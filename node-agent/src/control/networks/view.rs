@@ -30,6 +30,9 @@ pub struct NetworkView {
     pub internal: bool,
     /// The user's labels.
     pub labels: BTreeMap<String, String>,
+    /// The driver's options that Docker's user gave.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker_options: BTreeMap<String, String>,
     /// In use, or being removed.
     pub state: NetworkState,
     /// When its specification was last changed.
@@ -108,6 +111,7 @@ impl NetworkView {
             mtu: spec.mtu,
             internal: spec.internal,
             labels: spec.labels.clone(),
+            docker_options: spec.docker_options.clone(),
             state: spec.state,
             revision,
         }

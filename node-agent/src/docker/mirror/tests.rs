@@ -21,6 +21,7 @@ fn cluster(name: &str, id: u64, state: NetworkState) -> NetworkView {
         mtu: Some(1400),
         internal: true,
         labels: BTreeMap::new(),
+        docker_options: BTreeMap::new(),
         state,
         revision: 1,
     }

@@ -186,6 +186,7 @@ pub(super) fn spec() -> NetworkSpec {
         mtu: None,
         internal: false,
         labels: [].into(),
+        docker_options: [].into(),
         state: NetworkState::Active,
         force_delete: false,
         extra: [].into(),
