@@ -2,7 +2,7 @@
 
 use weft_node_agent::api::messages::{Block, Endpoint, Member, Network, RemovedNetwork};
 
-use super::{Page, endpoint::endpoint_rows, fields, list, section, table};
+use super::{Page, endpoint::endpoint_rows, fields, list, printable, section, table};
 
 impl Page for Vec<Network> {
     fn page(&self) -> String {
@@ -39,6 +39,9 @@ impl Page for Network {
             ("Labels", list(self.labels.iter().map(|(key, value)| format!("{key}={value}")))),
             ("Endpoints", self.endpoint_count.to_string()),
         ]);
+        if let Some(remark) = &self.remark {
+            page += &section("Docker", &format!("{}\n", printable(remark)));
+        }
         if let Some(members) = &self.members {
             page += &members_section(members);
         }

@@ -1,5 +1,7 @@
 //! Networks: what may be asked for, that each is in every engine, and what their removal leaves.
 
+use serde_json::json;
+
 use super::*;
 
 #[test]
@@ -51,10 +53,19 @@ fn options_of_docker_are_those_of_the_network() {
     assert_eq!(network["internal"], true);
     assert_eq!(network["gateways"][0], "10.77.0.254");
     assert_eq!(copy["Internal"], true);
+    // Compose takes a network with other options than its file's for another network.
+    assert_eq!(copy["Options"], json!({"com.docker.network.driver.mtu": "1400", "weft.vni": "4242"}));
+    assert_eq!(copy["Labels"]["team"], "a");
     assert_eq!(copy["IPAM"]["Config"][0]["Gateway"], "10.77.0.254");
     let refused = h2.try_docker(&["run", "--rm", "--net", "opted", "--ip", "10.77.5.9", "lab:net", "true"]).unwrap();
     assert!(refused.stderr.contains("auxiliary"), "{refused:?}");
-    tidy(&lab, &[], &["opted"]);
+    lab.host(1).docker_run("opted1", &["--net", "opted"]).unwrap();
+    h2.docker_run("opted2", &["--net", "opted"]).unwrap();
+    for (host, name) in [(&lab.host(1), "opted1"), (&h2, "opted2")] {
+        let ip = address(host, name, "opted");
+        assert!(ip.starts_with("10.77.5."), "{name} has {ip}, not one of the range");
+    }
+    tidy(&lab, &[(1, "opted1"), (2, "opted2")], &["opted"]);
 }
 
 #[test]
@@ -94,6 +105,9 @@ fn what_no_network_can_be_is_refused_with_a_reason_and_leaves_nothing() {
         (&["--subnet", "10.1.0.0/24", "--subnet", "10.2.0.0/24"], "at most one IPv4"),
         (&["-o", "weft.colour=blue"], "there is no option \"weft.colour\""),
         (&["-o", "weft.vni=red"], "a number from 1 to 16777215"),
+        (&["-o", "com.docker.network.driver.mtu=100"], "MTU 100 is not possible"),
+        (&["--subnet", "224.1.0.0/16"], "overlaps the multicast range"),
+        (&["--subnet", "10.3.0.0/24", "-o", "weft.network=0123456789"], "there is no network"),
         (&["--ipam-driver", "null"], "needs a subnet"),
     ] {
         let output = h1.try_docker(&[&["network", "create", "-d", "weft"], options, &["refused"]].concat()).unwrap();
@@ -132,11 +146,64 @@ fn network_that_another_host_uses_comes_back_where_it_was_removed() {
     h1.docker(&["network", "rm", "kept"]).unwrap();
 
     eventually(REMOVED_WITHIN, "kept is back on h1", || driver_of(&h1, "kept", "weft"));
+    let why = inspect(&h1, "network", "kept")["Labels"]["weft.kept"].clone();
+    assert!(why.as_str().is_some_and(|why| why.contains("in use by kept1 on node h2")), "{why}");
+    let shown = h1.weft(&["network", "inspect", "kept"]).unwrap();
+    assert!(shown.contains("made again: it was in use by kept1 on node h2"), "{shown}");
     let refused = h1.try_weft(&["network", "rm", "kept"]).unwrap();
     assert!(refused.stderr.contains("kept1 on node h2"), "{refused:?}");
     h1.docker_run("kept2", &["--net", "kept"]).unwrap();
     reaches(&h1, "kept2", "kept1");
     tidy(&lab, &[(1, "kept2"), (2, "kept1")], &["kept"]);
+}
+
+/// As `docker compose down` and `up` do.
+#[test]
+fn network_is_made_again_while_the_one_of_its_name_goes() {
+    let lab = shared();
+    let h1 = lab.host(1);
+    for options in [&["--subnet", "10.78.0.0/16"][..], &[], &["--subnet", "10.79.0.0/16", "--ipam-driver", "weft"]] {
+        for _ in 0..3 {
+            h1.docker(&[&["network", "create", "-d", "weft"], options, &["anew"]].concat()).unwrap();
+            h1.docker(&["run", "--rm", "--net", "anew", "lab:net", "true"]).unwrap();
+            h1.docker(&["network", "rm", "anew"]).unwrap();
+        }
+    }
+
+    create_network(&lab, "anew", &[]);
+    h1.docker_run("anew1", &["--net", "anew"]).unwrap();
+    lab.host(2).docker_run("anew2", &["--net", "anew"]).unwrap();
+    reaches(&h1, "anew1", "anew2");
+    tidy(&lab, &[(1, "anew1"), (2, "anew2")], &["anew"]);
+}
+
+#[test]
+fn of_two_made_at_one_moment_on_two_hosts_one_is_the_network() {
+    let lab = shared();
+    for options in [&[][..], &["--subnet", "10.80.0.0/16"]] {
+        std::thread::scope(|scope| {
+            for host in lab.hosts().unwrap() {
+                // The other one's copy may be there first.
+                scope.spawn(move || {
+                    host.try_docker(&[&["network", "create", "-d", "weft"], options, &["twins"]].concat()).unwrap()
+                });
+            }
+        });
+        for host in lab.hosts().unwrap() {
+            eventually(SOON, &format!("a container in twins on {}", host.name()), || {
+                let name = format!("twin-{}", host.name());
+                host.try_docker(&["rm", "-f", &name]).unwrap();
+                host.docker_run(&name, &["--net", "twins"]).map(drop).map_err(|error| format!("{error:#}"))
+            });
+        }
+        reaches(&lab.host(1), "twin-h1", "twin-h2");
+        reaches(&lab.host(2), "twin-h2", "twin-h1");
+        tidy(&lab, &[(1, "twin-h1"), (2, "twin-h2")], &["twins"]);
+        eventually(REMOVED_WITHIN, "end of twins", || {
+            let output = lab.host(1).try_weft(&["network", "inspect", "twins"]).unwrap();
+            if output.is_success() { Err(output.stdout) } else { Ok(()) }
+        });
+    }
 }
 
 #[test]

@@ -314,6 +314,7 @@ impl AgentRequests {
             },
             labels: view.labels,
             endpoint_count,
+            remark: self.docker.remark_on(id),
             members: None,
             endpoints: None,
             blocks: None,

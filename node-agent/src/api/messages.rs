@@ -108,6 +108,9 @@ pub struct Network {
     pub labels: BTreeMap<String, String>,
     /// How many containers are in it, on all nodes.
     pub endpoint_count: usize,
+    /// What the agent that was asked remarks on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remark: Option<String>,
     /// Who is a member; only where one network is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub members: Option<Vec<Member>>,

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use weft_ipam::Subnet;
 use weft_overlay::{
     id::{EndpointId, NetworkId},
-    model::{EndpointKind, NetworkSpec},
+    model::{EndpointKind, NetworkSpec, NetworkState},
     view::{NodeView, Stored},
 };
 
@@ -24,22 +24,22 @@ use super::{
 };
 use crate::control::{
     allocation::EndpointRequest,
-    networks::{find_network, propose_subnet},
+    networks::{NetworksError, find_network, propose_subnet},
 };
 
 impl Driver {
     pub(super) async fn request_pool(self: Arc<Self>, request: RequestPool) -> Result<Value, DriverError> {
-        let pool = match PoolOrder::of(&request)? {
-            PoolOrder::Given(pool, _) => pool,
+        let (pool, range) = match PoolOrder::of(&request)? {
+            PoolOrder::Given(pool, range) => (pool, range),
             PoolOrder::Any { v6 } => {
                 let avoid = self.book(|book| book.proposed());
                 let pool = propose_subnet(&self.attacher.client, v6, &avoid, soon()).await?;
                 self.book(|book| book.propose(pool));
-                pool
+                (pool, None)
             }
         };
         Subnet::new(pool).map_err(|_| OrderError::BadSubnet(pool.to_string()))?;
-        self.book(|book| book.open_pool(pool));
+        self.book(|book| book.open_pool(pool, range));
         Ok(json!({"PoolID": PoolId(pool).text(), "Pool": pool.to_string(), "Data": {}}))
     }
 
@@ -144,8 +144,15 @@ impl Driver {
         let deadline = soon();
         loop {
             if let Some((network, _)) = self.network_of_pool(pool).await {
-                let found = find_network(&self.attacher.client, &network.to_string(), deadline).await?;
-                return Ok(found);
+                // One that is being removed may be in the way of one with its subnet.
+                match find_network(&self.attacher.client, &network.to_string(), deadline).await {
+                    Ok((network, spec)) if spec.record.state == NetworkState::Active => return Ok((network, spec)),
+                    Ok(_) | Err(NetworksError::Unknown(_)) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            if let Some(why) = self.book(|book| book.refused_with(pool)) {
+                return Err(DriverError::Refused(why));
             }
             if Instant::now() >= deadline {
                 return Err(DriverError::NotReady(pool.to_string(), "no network of the cluster has this subnet"));

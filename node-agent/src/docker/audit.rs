@@ -212,7 +212,7 @@ impl Driver {
     }
 
     /// Compares everything.
-    async fn audit(&self, suspects: &mut Suspects) {
+    async fn audit(self: &Arc<Self>, suspects: &mut Suspects) {
         if !self.mirror().await {
             return;
         }

@@ -31,23 +31,33 @@ pub(super) enum Known {
     Nameless(Box<NetworkOrder>),
     /// This network of the cluster.
     Bound(NetworkId),
-    /// Nothing: the reason.
-    Refused(String),
+    /// Nothing: the reason, and the subnets that it has in Docker.
+    Refused(String, Vec<IpNetwork>),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Book {
     networks: BTreeMap<String, Known>,
-    /// Pools that Docker was given, and whether a network came of it: until then addresses are asked for the network.
-    pools: BTreeMap<IpNetwork, bool>,
+    pools: BTreeMap<IpNetwork, Pool>,
     proposed: Vec<(IpNetwork, Instant)>,
     reserved: BTreeMap<(NetworkId, IpAddr), (Reservation, Instant)>,
     /// Docker's networks that we are deleting ourselves.
     pub(super) deleting: BTreeSet<String>,
-    /// Networks of the cluster that a copy is being made of in this engine.
-    pub(super) mirroring: BTreeSet<NetworkId>,
-    /// Networks of the cluster that a user is removing here.
+    /// Networks of the cluster that a copy is being made of in this engine, with their subnets.
+    pub(super) mirroring: BTreeMap<NetworkId, Vec<IpNetwork>>,
+    /// Networks of the cluster that a user is removing here, until they are gone.
     pub(super) removing: BTreeSet<NetworkId>,
+    /// Docker's networks whose name is being settled.
+    pub(super) settling: BTreeSet<String>,
+}
+
+/// A pool that Docker was given.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Pool {
+    /// Whether a network came of it: until then addresses are asked for the network.
+    made: bool,
+    /// Where in it the user wants addresses to be handed out, which Docker says only here.
+    range: Option<IpNetwork>,
 }
 
 impl Book {
@@ -76,7 +86,7 @@ impl Book {
     pub(super) fn bound(&self) -> impl Iterator<Item = (&str, NetworkId)> {
         self.networks.iter().filter_map(|(docker, known)| match known {
             Known::Bound(network) => Some((docker.as_str(), *network)),
-            Known::Nameless(_) | Known::Refused(_) => None,
+            Known::Nameless(_) | Known::Refused(..) => None,
         })
     }
 
@@ -107,14 +117,28 @@ impl Book {
         }
     }
 
-    /// Notes a pool that Docker was given.
-    pub(super) fn open_pool(&mut self, pool: IpNetwork) {
-        self.pools.entry(pool).or_insert(false);
+    /// Notes a pool that Docker was given, and where in it addresses shall be handed out.
+    pub(super) fn open_pool(&mut self, pool: IpNetwork, range: Option<IpNetwork>) {
+        let open = self.pools.entry(pool).or_default();
+        if !open.made {
+            open.range = range;
+        }
     }
 
     /// Notes that a network was made of a pool.
     pub(super) fn settle_pool(&mut self, pool: IpNetwork) {
-        self.pools.insert(pool, true);
+        self.pools.entry(pool).or_default().made = true;
+    }
+
+    /// Where in a pool addresses shall be handed out, if not in all of it.
+    pub(super) fn range_of(&self, pool: IpNetwork) -> Option<IpNetwork> {
+        self.pools.get(&pool)?.range
+    }
+
+    /// The network that a copy with one of these subnets is being made of, and all that it has.
+    pub(super) fn mirrored_with(&self, subnets: &[IpNetwork]) -> Option<(NetworkId, Vec<IpNetwork>)> {
+        let mut copies = self.mirroring.iter();
+        copies.find(|(_, of)| of.iter().any(|subnet| subnets.contains(subnet))).map(|(id, of)| (*id, of.clone()))
     }
 
     pub(super) fn close_pool(&mut self, pool: IpNetwork) {
@@ -123,7 +147,7 @@ impl Book {
 
     /// Whether a pool is one of a network that is being made at this moment.
     pub(super) fn is_being_made(&self, pool: IpNetwork) -> bool {
-        self.pools.get(&pool) == Some(&false)
+        self.pools.get(&pool).is_some_and(|open| !open.made)
     }
 
     /// Pools that were proposed a short time ago, and now this one: Docker asks again where it does not like one.
@@ -134,6 +158,14 @@ impl Book {
 
     pub(super) fn proposed(&self) -> Vec<IpNetwork> {
         self.proposed.iter().map(|(pool, _)| *pool).collect()
+    }
+
+    /// Why a network of Docker's with this subnet is none of the cluster's, if there is one.
+    pub(super) fn refused_with(&self, pool: IpNetwork) -> Option<String> {
+        self.networks.values().find_map(|known| match known {
+            Known::Refused(why, subnets) if subnets.contains(&pool) => Some(why.clone()),
+            _ => None,
+        })
     }
 
     /// Keeps an address that Docker was told.

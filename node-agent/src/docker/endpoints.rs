@@ -235,7 +235,7 @@ impl Driver {
     }
 
     fn is_plumbed_directly(&self, spec: &NetworkSpec) -> bool {
-        let by_user = spec.labels.get(PLUMB_OPTION).map(String::as_str);
+        let by_user = spec.docker_options.get(PLUMB_OPTION).map(String::as_str);
         self.plumbs_directly() && by_user != Some("docker")
     }
 
@@ -318,7 +318,10 @@ impl Driver {
     async fn spec(&self, network: NetworkId, docker: &str) -> Result<Stored<NetworkSpec>, DriverError> {
         let gone = || DriverError::UnknownNetwork(docker.to_owned());
         let spec = self.attacher.listed_spec(network).await?.ok_or_else(gone)?;
-        if spec.record.state == NetworkState::Active { Ok(spec) } else { Err(gone()) }
+        match spec.record.state {
+            NetworkState::Active => Ok(spec),
+            NetworkState::Deleting => Err(DriverError::Going(spec.record.name.to_string())),
+        }
     }
 }
 

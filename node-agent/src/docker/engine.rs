@@ -101,9 +101,30 @@ pub(super) struct EngineNetwork {
     pub(super) options: BTreeMap<String, String>,
     #[serde(deserialize_with = "or_default")]
     pub(super) labels: BTreeMap<String, String>,
+    #[serde(rename = "IPAM", deserialize_with = "or_default")]
+    pub(super) ipam: EngineIpam,
     /// By container, or by `ep-` and the endpoint while it is being made. Only in the answer about one network.
     #[serde(deserialize_with = "or_default")]
     pub(super) containers: BTreeMap<String, Occupant>,
+}
+
+/// Where addresses come from in [`EngineNetwork`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(super) struct EngineIpam {
+    #[serde(deserialize_with = "or_default")]
+    pub(super) config: Vec<EnginePool>,
+}
+
+/// Part of [`EngineIpam`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub(super) struct EnginePool {
+    /// In CIDR notation, as everything here; empty: not given.
+    #[serde(rename = "Subnet", deserialize_with = "or_default")]
+    pub(super) subnet: String,
+    #[serde(rename = "IPRange", deserialize_with = "or_default")]
+    pub(super) ip_range: String,
 }
 
 /// An endpoint in [`EngineNetwork`].

@@ -28,6 +28,27 @@ pub(super) enum DriverError {
     /// The network was refused when it was created, which Docker could not be told any more.
     #[error("{0}")]
     Refused(String),
+    /// An engine that adds an IPv4 subnet to a network without one.
+    #[error("the network has {0}, but this engine makes it with {1}")]
+    OtherSubnets(String, String),
+    /// The network is being removed.
+    #[error("network {0} is being removed; try again in a moment")]
+    Going(String),
+    /// Docker's own addresses for a network whose addresses are handed out by the cluster.
+    #[error(
+        "network {0} exists in the cluster, and addresses that Docker itself chooses here would be other hosts' too; add --ipam-driver weft"
+    )]
+    OwnAddresses(String),
+    /// Another gateway than the network has.
+    #[error("network {name} exists in the cluster with gateway {theirs}, not {ours}; leave --gateway out")]
+    OtherGateway {
+        /// Its name.
+        name: String,
+        /// The cluster's gateways.
+        theirs: String,
+        /// A gateway that was asked for here.
+        ours: std::net::IpAddr,
+    },
     /// What the network is has not been settled.
     #[error("network {0} is not ready: {1}; see `weft status`, and try again")]
     NotReady(String, &'static str),
@@ -71,7 +92,7 @@ pub(super) enum DriverError {
     #[error("the kernel refused: {}", .0.join("; "))]
     Kernel(Vec<String>),
     /// A handler did not come to an end in time.
-    #[error("no answer within {0} s; see `weft status`, and try again")]
+    #[error("no answer within {0} s, as when the store is away; see `weft status`, and try again")]
     Late(u64),
     /// The agent is shutting down.
     #[error(transparent)]

@@ -3,7 +3,10 @@
 //! Decided in a pure function from what both have. A network is only ever deleted by its id, of our driver, and known to
 //! be a copy of one that is gone: a user's network of the same name is nobody's business but the user's.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use hyper::StatusCode;
 use tracing::{info, warn};
@@ -13,7 +16,6 @@ use super::{
     Driver,
     book::Known,
     engine::{EngineNetwork, NewIpam, NewNetwork, NewPool},
-    order::{NETWORK_OPTION, PLUMB_OPTION},
     soon,
 };
 use crate::{
@@ -21,8 +23,13 @@ use crate::{
     reconciler::chain,
 };
 
-/// Marks networks that we made in the engine.
+/// The label of networks that we made in the engine: the id of the original. Not an option, because Compose takes a network
+/// with other options than its file's for another network.
 const MIRRORED: &str = "weft.mirrored";
+/// The label that says why a network that was removed here is here again.
+const KEPT: &str = "weft.kept";
+/// What labels of ours begin with.
+pub(super) const OWN_LABELS: &str = "weft.";
 const DRIVER: &str = "weft";
 const MTU_OPTION: &str = "com.docker.network.driver.mtu";
 
@@ -63,7 +70,13 @@ pub(super) fn plan(both: &Both<'_>) -> Vec<MirrorStep> {
     // A user's own goes before a copy of ours.
     engine.sort_by_key(|network| (is_copy(network), network.id.clone()));
     for network in engine {
-        let Some(of) = both.bound.get(&network.id) else { continue };
+        let Some(of) = both.bound.get(&network.id) else {
+            // The original went while the copy was made.
+            if copied_from(network).is_some_and(|of| !active.contains(&of)) {
+                steps.push(MirrorStep::Delete { docker: network.id.clone(), name: network.name.clone() });
+            }
+            continue;
+        };
         let second = !present.insert(*of) && is_copy(network);
         if second || (!active.contains(of) && !both.removing.contains(of)) {
             steps.push(MirrorStep::Delete { docker: network.id.clone(), name: network.name.clone() });
@@ -81,18 +94,27 @@ pub(super) fn plan(both: &Both<'_>) -> Vec<MirrorStep> {
 }
 
 fn is_copy(network: &EngineNetwork) -> bool {
-    network.labels.get(MIRRORED).is_some_and(|value| value == "true")
+    copied_from(network).is_some()
 }
 
-/// The copy of a network, as the engine is asked for it.
-pub(super) fn copy_of(network: &NetworkView) -> NewNetwork {
+/// The cluster's network that a copy was made of.
+pub(super) fn copied_from(network: &EngineNetwork) -> Option<NetworkId> {
+    network.labels.get(MIRRORED)?.parse().ok()
+}
+
+/// The copy of a network, as the engine is asked for it; with why it is there again where it was removed.
+pub(super) fn copy_of(network: &NetworkView, kept: Option<&str>) -> NewNetwork {
     let pools = network
         .subnets
         .iter()
         .map(|part| NewPool { subnet: part.subnet.to_string(), gateway: part.gateway.to_string() });
-    let mut options = BTreeMap::from([(NETWORK_OPTION.to_owned(), network.id.to_string())]);
-    options.extend(network.mtu.map(|mtu| (MTU_OPTION.to_owned(), mtu.to_string())));
-    options.extend(network.labels.get(PLUMB_OPTION).map(|plumb| (PLUMB_OPTION.to_owned(), plumb.clone())));
+    let mut options = network.docker_options.clone();
+    if let Some(mtu) = network.mtu {
+        options.entry(MTU_OPTION.to_owned()).or_insert_with(|| mtu.to_string());
+    }
+    let mut labels = network.labels.clone();
+    labels.insert(MIRRORED.to_owned(), network.id.to_string());
+    labels.extend(kept.map(|why| (KEPT.to_owned(), why.to_owned())));
     NewNetwork {
         name: network.name.to_string(),
         check_duplicate: true,
@@ -100,20 +122,23 @@ pub(super) fn copy_of(network: &NetworkView) -> NewNetwork {
         internal: network.internal,
         attachable: true,
         enable_ipv6: network.subnets.iter().any(|part| part.subnet.is_ipv6()),
-        ipam: NewIpam {
-            driver: DRIVER,
-            options: BTreeMap::from([("network".to_owned(), network.id.to_string())]),
-            config: pools.collect(),
-        },
+        ipam: NewIpam { driver: DRIVER, options: BTreeMap::new(), config: pools.collect() },
         options,
-        labels: BTreeMap::from([(MIRRORED.to_owned(), "true".to_owned())]),
+        labels,
     }
 }
 
 impl Driver {
     /// Brings the engine's networks in line with the cluster's; false when either could not be read.
-    pub(super) async fn mirror(&self) -> bool {
+    pub(super) async fn mirror(self: &Arc<Self>) -> bool {
+        let noted: Vec<String> = self.book(|book| book.bound().map(|(docker, _)| docker.to_owned()).collect());
         let Ok(engine) = self.engine.networks().await else { return false };
+        self.forget_absent(&engine, noted);
+        for network in &engine {
+            if let (Some(of), Some(why)) = (copied_from(network), network.labels.get(KEPT)) {
+                self.troubles.remark(of, why.as_str());
+            }
+        }
         self.settle_open(&engine).await;
         let (bound, removing) = self.book(|book| {
             let bound = book.bound().map(|(docker, network)| (docker.to_owned(), network)).collect();
@@ -127,6 +152,7 @@ impl Driver {
                 return false;
             }
         };
+        self.forget_gone(&cluster);
         let both = Both { cluster: &cluster, engine: &engine, bound, removing };
         for network in &cluster {
             if both.bound.values().any(|bound| *bound == network.id) {
@@ -143,37 +169,49 @@ impl Driver {
                 MirrorStep::Delete { docker, name } => self.delete_copy(docker, &name).await,
             }
         }
-        self.forget_absent(&engine);
         true
     }
 
+    /// Notes about networks that the cluster has no more.
+    fn forget_gone(&self, cluster: &[NetworkView]) {
+        let present: BTreeSet<NetworkId> = cluster.iter().map(|network| network.id).collect();
+        self.book(|book| book.removing.retain(|network| present.contains(network)));
+        self.troubles.keep_remarks(&present);
+    }
+
     /// What is not settled yet about the engine's networks.
-    async fn settle_open(&self, engine: &[EngineNetwork]) {
+    async fn settle_open(self: &Arc<Self>, engine: &[EngineNetwork]) {
+        let unknown = engine.iter().any(|network| self.book(|book| book.network(&network.id).is_none()));
+        if unknown {
+            self.adopt_networks().await;
+        }
         for network in engine {
-            match self.book(|book| book.network(&network.id).cloned()) {
-                Some(Known::Nameless(_)) => self.settle_name(&network.id, &network.name).await,
-                Some(Known::Bound(_) | Known::Refused(_)) => {}
-                None => self.adopt_networks().await,
+            if self.book(|book| matches!(book.network(&network.id), Some(Known::Nameless(_)))) {
+                let (driver, network) = (self.clone(), network.clone());
+                // It may have to wait for another one's end.
+                tokio::spawn(async move { driver.settle_name(&network).await });
             }
         }
     }
 
-    /// Notes about networks that the engine has no more: removed while we were away.
-    fn forget_absent(&self, engine: &[EngineNetwork]) {
+    /// Notes that were there before the engine said what it has, of networks that it has no more: removed while we were
+    /// away.
+    fn forget_absent(&self, engine: &[EngineNetwork], noted: Vec<String>) {
         let present: BTreeSet<&str> = engine.iter().map(|network| network.id.as_str()).collect();
-        let absent = self.book(|book| {
-            let bound = book.bound().map(|(docker, _)| docker.to_owned());
-            bound.filter(|docker| !present.contains(docker.as_str())).collect::<Vec<_>>()
-        });
-        for docker in absent {
-            // A copy that was made since the list was read is noted again when it is used.
-            self.book(|book| book.remove(&docker, &self.state));
+        for docker in noted.into_iter().filter(|docker| !present.contains(docker.as_str())) {
+            self.troubles.end(&docker);
+            if let Some(Known::Bound(network)) = self.book(|book| book.remove(&docker, &self.state)) {
+                let why = "it was removed while the agent was away; remove it once more";
+                self.troubles.remark(network, format!("removed from this host's Docker, and made again: {why}"));
+            }
         }
     }
 
     async fn make_copy(&self, network: &NetworkView) {
-        self.book(|book| book.mirroring.insert(network.id));
-        let made = self.engine.create_network(&copy_of(network)).await;
+        let subnets = network.subnets.iter().map(|part| part.subnet).collect();
+        self.book(|book| book.mirroring.insert(network.id, subnets));
+        let kept = self.troubles.remark_on(network.id);
+        let made = self.engine.create_network(&copy_of(network, kept.as_deref())).await;
         self.book(|book| book.mirroring.remove(&network.id));
         match made {
             Ok(docker) => {

@@ -2,7 +2,10 @@
 //!
 //! Pure. Docker shows the words of a refusal as they are, behind "Error response from daemon".
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+};
 
 use ipnetwork::{IpNetwork, Ipv4Network};
 use serde_json::{Map, Value};
@@ -92,6 +95,8 @@ pub(super) struct NetworkOrder {
     /// Who puts interfaces into running containers, if the user said so.
     pub(super) plumb: Option<String>,
     pub(super) chooser: AddressChooser,
+    /// Every option, as given.
+    pub(super) options: BTreeMap<String, String>,
 }
 
 impl NetworkOrder {
@@ -134,8 +139,36 @@ impl NetworkOrder {
             internal: request.options.get(INTERNAL).and_then(Value::as_bool).unwrap_or_default(),
             plumb: option(PLUMB_OPTION).map(parse_plumb).transpose()?,
             chooser,
+            options: generic.into_iter().flatten().filter_map(|(key, value)| given(key, value)).collect(),
         })
     }
+
+    /// Keeps the other hosts off a range that Docker hands out addresses from, and off its own low addresses otherwise.
+    pub(super) fn leave_to_docker(&mut self, range: IpNetwork) {
+        let Some(upper) = self.ip_ranges.iter_mut().find(|upper| weft_ipam::overlap(**upper, range)) else { return };
+        if let (IpNetwork::V4(half), true) = (*upper, range.prefix() >= upper.prefix()) {
+            let base = u32::from(half.network()) & !(1 << (32 - u32::from(half.prefix())));
+            if let Ok(lower) = Ipv4Network::new(Ipv4Addr::from(base), half.prefix()) {
+                *upper = IpNetwork::V4(lower);
+            }
+        }
+    }
+
+    /// Whether nobody asked for these very subnets.
+    pub(super) fn is_chosen_by_docker(&self) -> bool {
+        let pools = [("172.16.0.0/12", 16), ("192.168.0.0/16", 20)];
+        self.chooser == AddressChooser::Docker
+            && self.subnets.iter().all(|subnet| {
+                pools.iter().any(|(pool, prefix)| {
+                    subnet.prefix() == *prefix
+                        && pool.parse::<IpNetwork>().is_ok_and(|pool| weft_ipam::overlap(pool, *subnet))
+                })
+            })
+    }
+}
+
+fn given(key: &str, value: &Value) -> Option<(String, String)> {
+    Some((key.to_owned(), value.as_str()?.to_owned()))
 }
 
 fn is_unknown(key: &str) -> bool {
@@ -287,7 +320,7 @@ impl PoolOrder {
 }
 
 /// Whether an address is asked for as a network's gateway.
-pub(super) fn is_gateway(options: &std::collections::BTreeMap<String, String>) -> bool {
+pub(super) fn is_gateway(options: &BTreeMap<String, String>) -> bool {
     options.get("RequestAddressType").is_some_and(|kind| kind == GATEWAY_TYPE)
 }
 

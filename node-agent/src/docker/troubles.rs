@@ -1,14 +1,18 @@
-//! What of the Docker front end does not work at the moment, for `weft status` to say.
+//! What of the Docker front end does not work at the moment, for `weft status` to say, and what it remarks on networks, for
+//! `weft network inspect`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
+
+use weft_overlay::id::NetworkId;
 
 /// Standing troubles, by what they are about. Clones are the same list.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Troubles {
     standing: Arc<Mutex<BTreeMap<String, String>>>,
+    remarks: Arc<Mutex<BTreeMap<NetworkId, String>>>,
 }
 
 impl Troubles {
@@ -22,6 +26,21 @@ impl Troubles {
     /// Ends the trouble about something, if there was one.
     pub(crate) fn end(&self, about: &str) {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner).remove(about);
+    }
+
+    /// Remarks on a network, instead of what was remarked before.
+    pub(crate) fn remark(&self, network: NetworkId, words: impl Into<String>) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).insert(network, words.into());
+    }
+
+    /// What there is to say about a network.
+    pub(crate) fn remark_on(&self, network: NetworkId) -> Option<String> {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).get(&network).cloned()
+    }
+
+    /// Forgets remarks on all networks but these.
+    pub(crate) fn keep_remarks(&self, on: &BTreeSet<NetworkId>) {
+        self.remarks.lock().unwrap_or_else(PoisonError::into_inner).retain(|network, _| on.contains(network));
     }
 
     /// All of them, in words.

@@ -20,15 +20,16 @@ fn cluster(name: &str, id: u64, state: NetworkState) -> NetworkView {
         gateways: vec!["10.77.0.1".parse().unwrap()],
         mtu: Some(1400),
         internal: true,
-        labels: BTreeMap::new(),
-        docker_options: BTreeMap::new(),
+        labels: BTreeMap::from([("team".to_owned(), "a".to_owned())]),
+        docker_options: BTreeMap::from([("weft.vni".to_owned(), "4242".to_owned())]),
         state,
         revision: 1,
     }
 }
 
 fn engine(name: &str, id: &str, driver: &str, copy: bool) -> EngineNetwork {
-    let labels = if copy { BTreeMap::from([(MIRRORED.to_owned(), "true".to_owned())]) } else { BTreeMap::new() };
+    let original = NetworkId::from_entropy(1).to_string();
+    let labels = if copy { BTreeMap::from([(MIRRORED.to_owned(), original)]) } else { BTreeMap::new() };
     EngineNetwork {
         id: id.to_owned(),
         name: name.to_owned(),
@@ -92,19 +93,30 @@ fn name_of_another_driver_s_network_is_left_alone() {
     assert_eq!(steps(&[cluster("net1", 1, NetworkState::Active)], &engines, &[], &[]), []);
 }
 
+/// As when the original went while its copy was being made.
 #[test]
-fn copy_names_its_original_and_has_its_addresses_from_us() {
-    let copy = serde_json::to_value(copy_of(&cluster("net1", 1, NetworkState::Active))).unwrap();
+fn copy_without_an_original_or_a_note_is_deleted() {
+    let engines = [engine("net1", "a", "weft", true), engine("other", "b", "weft", false)];
+
+    assert_eq!(steps(&[], &engines, &[], &[]), [delete("a", "net1")]);
+    assert_eq!(steps(&[cluster("net1", 1, NetworkState::Active)], &engines, &[], &[]), []);
+}
+
+#[test]
+fn copy_has_the_options_and_labels_of_its_original_and_its_addresses_from_us() {
+    let original = cluster("net1", 1, NetworkState::Active);
+    let copy = serde_json::to_value(copy_of(&original, None)).unwrap();
 
     assert_eq!(
         copy,
         json!({
             "Name": "net1", "CheckDuplicate": true, "Driver": "weft", "Internal": true, "Attachable": true,
             "EnableIPv6": false,
-            "IPAM": {"Driver": "weft", "Options": {"network": "0000000001"},
-                "Config": [{"Subnet": "10.77.0.0/16", "Gateway": "10.77.0.1"}]},
-            "Options": {"weft.network": "0000000001", "com.docker.network.driver.mtu": "1400"},
-            "Labels": {"weft.mirrored": "true"}
+            "IPAM": {"Driver": "weft", "Options": {}, "Config": [{"Subnet": "10.77.0.0/16", "Gateway": "10.77.0.1"}]},
+            "Options": {"weft.vni": "4242", "com.docker.network.driver.mtu": "1400"},
+            "Labels": {"team": "a", "weft.mirrored": "0000000001"}
         })
     );
+    let kept = serde_json::to_value(copy_of(&original, Some("in use"))).unwrap();
+    assert_eq!(kept["Labels"]["weft.kept"], "in use");
 }

@@ -47,6 +47,38 @@ fn network_with_our_addresses_and_every_option_is_read() {
     assert_eq!((order.chooser, order.plumb.as_deref()), (AddressChooser::Weft, Some("docker")));
     assert_eq!((order.subnets.len(), order.gateways.len(), order.auxiliary.len()), (2, 2, 2));
     assert!(order.ip_ranges.is_empty(), "{:?}", order.ip_ranges);
+    assert_eq!(order.options["of.others"], "");
+    assert!(!order.is_chosen_by_docker());
+}
+
+#[test]
+fn other_hosts_keep_off_the_range_that_docker_hands_out_addresses_from() {
+    let ranges = |range: &str| {
+        let mut order = order(json!({
+            "NetworkID": "x", "IPv4Data": [{"AddressSpace": "LocalDefault", "Pool": "10.51.0.0/16"}]
+        }))
+        .unwrap();
+        order.leave_to_docker(range.parse().unwrap());
+        order.ip_ranges[0].to_string()
+    };
+
+    assert_eq!(ranges("10.51.200.0/24"), "10.51.0.0/17");
+    assert_eq!(ranges("10.51.128.0/17"), "10.51.0.0/17");
+    for lower_or_all in ["10.51.7.0/24", "10.51.0.0/17", "10.51.0.0/16"] {
+        assert_eq!(ranges(lower_or_all), "10.51.128.0/17", "{lower_or_all}");
+    }
+}
+
+#[test]
+fn only_docker_s_own_pools_are_its_choice() {
+    let chosen = |space: &str, pool: &str| {
+        let request = json!({"NetworkID": "x", "IPv4Data": [{"AddressSpace": space, "Pool": pool}]});
+        order(request).unwrap().is_chosen_by_docker()
+    };
+
+    assert!(chosen("LocalDefault", "172.18.0.0/16") && chosen("LocalDefault", "192.168.240.0/20"));
+    assert!(!chosen("LocalDefault", "172.18.0.0/24") && !chosen("LocalDefault", "10.18.0.0/16"));
+    assert!(!chosen("weft-local", "172.18.0.0/16"));
 }
 
 /// From 28 on, IPv4 may be off, and maps may be `null`.
