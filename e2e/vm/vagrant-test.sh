@@ -86,8 +86,8 @@ on() { # NODE SCRIPT, as the user vagrant
 }
 
 say "vagrant up, $nodes nodes"
-vagrant box add --name debian/bookworm64 "$BOX" | grep -v Progress
-time vagrant up 2>&1 | grep -v Progress
+vagrant box add --name debian/bookworm64 "$BOX" | grep --line-buffered -v Progress
+time vagrant up 2>&1 | grep --line-buffered -v Progress
 say "The lab"
 on node1 'docker network create -d weft net1 && docker run -d --name ct1 --net net1 busybox:lab sleep infinity'
 on node2 'docker run --rm --net net1 busybox:lab ping -c 3 ct1' | tee "$state/ping"
@@ -98,6 +98,6 @@ for number in $(seq "$nodes"); do
 done
 grep -q 'ct1 .*net1 .*node1' "$state/tables"
 say "Provisioning again changes nothing"
-vagrant provision node1 2>&1 | grep -v Progress | tail -n 3
+vagrant provision node1 2>&1 | grep --line-buffered -v Progress | tail -n 3
 on node1 'docker exec ct1 true && weft plan' | grep -q 'nothing to do'
 say "All of it did what it says"
