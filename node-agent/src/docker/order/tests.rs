@@ -135,7 +135,7 @@ fn record() -> EndpointRecord {
         sandbox: None,
         published: Vec::new(),
         docker: None,
-        extra: std::collections::BTreeMap::new(),
+        extra: BTreeMap::new(),
     }
 }
 
