@@ -144,7 +144,11 @@ impl NetworkOrder {
     }
 
     /// Keeps the other hosts off a range that Docker hands out addresses from, and off its own low addresses otherwise.
+    /// Where the addresses come from the cluster, the range is the cluster's, and stays as it is.
     pub(super) fn leave_to_docker(&mut self, range: IpNetwork) {
+        if self.chooser != AddressChooser::Docker {
+            return;
+        }
         let Some(upper) = self.ip_ranges.iter_mut().find(|upper| weft_ipam::overlap(**upper, range)) else { return };
         if let (IpNetwork::V4(half), true) = (*upper, range.prefix() >= upper.prefix()) {
             let base = u32::from(half.network()) & !(1 << (32 - u32::from(half.prefix())));

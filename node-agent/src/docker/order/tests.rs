@@ -70,6 +70,20 @@ fn other_hosts_keep_off_the_range_that_docker_hands_out_addresses_from() {
 }
 
 #[test]
+fn range_of_a_network_with_addresses_of_the_cluster_is_the_cluster_s() {
+    let mut order = order(json!({
+        "NetworkID": "x", "IPv4Data": [{"AddressSpace": "weft-local", "Pool": "10.51.0.0/16"}]
+    }))
+    .unwrap();
+    let range = "10.51.5.0/24".parse().unwrap();
+    order.ip_ranges.push(range);
+
+    order.leave_to_docker(range);
+
+    assert_eq!(order.ip_ranges, [range]);
+}
+
+#[test]
 fn only_docker_s_own_pools_are_its_choice() {
     let chosen = |space: &str, pool: &str| {
         let request = json!({"NetworkID": "x", "IPv4Data": [{"AddressSpace": space, "Pool": pool}]});
