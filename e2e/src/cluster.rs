@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::command::CommandOutput;
+use crate::eventually::wait_until;
 
 mod lab;
 
@@ -102,4 +103,18 @@ pub trait Cluster {
 
     /// All that helps to find out why a scenario failed.
     fn describe(&self) -> String;
+}
+
+/// Waits until a node's agent has converged and its engine answers.
+pub(crate) fn wait_ready(cluster: &dyn Cluster, node: u8, deadline: Duration) -> Result<()> {
+    let script = "docker version >/dev/null && weft status --output json";
+    wait_until(deadline, &format!("agent and engine of {}", cluster.name(node)), || {
+        let output = cluster.run(node, script).map_err(|error| format!("{error:#}"))?;
+        if output.is_success() && output.stdout.contains("\"converged\": true") {
+            Ok(())
+        } else {
+            Err(format!("{}{}", output.stderr, output.stdout))
+        }
+    })?;
+    Ok(())
 }

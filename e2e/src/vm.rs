@@ -14,9 +14,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use crate::cluster::{Cluster, Impairment};
+use crate::cluster::{Cluster, Impairment, wait_ready};
 use crate::command::CommandOutput;
-use crate::eventually::wait_until;
 use machine::{Machine, Place};
 
 mod machine;
@@ -111,19 +110,6 @@ impl Machines {
         &self.machines[usize::from(node) - 1]
     }
 
-    fn wait_ready(&self, node: u8) -> Result<()> {
-        let script = "docker version -f '{{.Server.Version}}' && weft status --output json";
-        wait_until(READY_DEADLINE, &format!("agent and engine of {}", self.name(node)), || {
-            let output = self.run(node, script).map_err(|error| format!("{error:#}"))?;
-            if output.is_success() && output.stdout.contains("\"converged\": true") {
-                Ok(())
-            } else {
-                Err(format!("{}{}", output.stderr, output.stdout))
-            }
-        })?;
-        Ok(())
-    }
-
     fn succeeds(&self, node: u8, script: &str) -> Result<()> {
         self.run(node, script)?.success().map(drop)
     }
@@ -157,7 +143,7 @@ impl Cluster for Machines {
     fn power_cycle(&self, node: u8) -> Result<()> {
         self.machine(node).power_cycle()?;
         self.machine(node).wait_booted(READY_DEADLINE)?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn cut(&self, node: u8) -> Result<()> {
@@ -186,14 +172,14 @@ impl Cluster for Machines {
 
     fn restart_engine(&self, node: u8) -> Result<()> {
         self.succeeds(node, "systemctl restart docker")?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn upgrade_agent(&self, node: u8) -> Result<()> {
         let replace =
             "cp /usr/local/bin/weft /usr/local/bin/weft.new && mv /usr/local/bin/weft.new /usr/local/bin/weft";
         self.succeeds(node, &format!("{replace} && systemctl restart weft"))?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn check_settled(&self) -> Result<(), String> {

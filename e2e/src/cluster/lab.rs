@@ -8,15 +8,16 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-use super::{Cluster, Impairment};
+use super::{Cluster, Impairment, wait_ready};
 use crate::command::CommandOutput;
-use crate::eventually::wait_until;
 use crate::lab::{DOCKER_IMAGE, Lab, LabOptions};
 use crate::{Host, dump};
 
 /// Longest wait for something that takes milliseconds on an idle machine.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// An engine takes seconds to start its containers again on a busy machine.
+/// An engine takes seconds to start its containers again, on a busy machine a minute.
+const READY_DEADLINE: Duration = Duration::from_secs(90);
+/// A script starts a container at most.
 const SCRIPT_DEADLINE: Duration = Duration::from_secs(120);
 /// Where the agents' program is, so that it can be replaced.
 const PROGRAM: &str = "/run/weft-scenario/weft";
@@ -43,19 +44,6 @@ impl LabCluster {
 
     fn host(&self, node: u8) -> &Host {
         &self.hosts[usize::from(node) - 1]
-    }
-
-    fn wait_ready(&self, node: u8) -> Result<()> {
-        let ready = "docker version >/dev/null && weft status --output json";
-        wait_until(PATIENCE, &format!("agent and engine of {}", self.name(node)), || {
-            let output = self.run(node, ready).map_err(|error| format!("{error:#}"))?;
-            if output.is_success() && output.stdout.contains("\"converged\": true") {
-                Ok(())
-            } else {
-                Err(format!("{}{}", output.stderr, output.stdout))
-            }
-        })?;
-        Ok(())
     }
 }
 
@@ -88,7 +76,7 @@ impl Cluster for LabCluster {
 
     fn power_cycle(&self, node: u8) -> Result<()> {
         self.lab.power_cycle(&self.name(node))?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn cut(&self, node: u8) -> Result<()> {
@@ -113,14 +101,14 @@ impl Cluster for LabCluster {
         let engine = self.host(node).docker_daemon();
         self.lab.stop(&engine)?;
         self.lab.start(&engine)?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn upgrade_agent(&self, node: u8) -> Result<()> {
         install()?;
         self.lab.stop(&self.name(node))?;
         self.lab.start(&self.name(node))?;
-        self.wait_ready(node)
+        wait_ready(self, node, READY_DEADLINE)
     }
 
     fn check_settled(&self) -> Result<(), String> {
