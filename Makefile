@@ -5,13 +5,13 @@ RELEASE := $(CURDIR)/target/release
 # Tests that make hosts run in mount, PID and network namespaces of their own: nothing can leak, labs do not collide.
 ISOLATED := $(CURDIR)/e2e/run-isolated.sh
 
-# Where images of virtual machines are kept, and the address of the static program.
+# Where images of virtual machines are kept.
 VM := $(CURDIR)/target/vm
-HOST := $(shell rustc -vV | sed -n 's/^host: //p')
-STATIC := $(CURDIR)/target/$(HOST)/release/weft
+# Looked up where it is used: the compiler is not asked for every other target.
+HOST = $(shell rustc -vV | sed -n 's/^host: //p')
 
 .PHONY: help build demo lab test unit store kernel sim e2e bench bench-store check fmt bless deny clean
-.PHONY: vagrant-dist vagrant-test vagrant-validate vm-test
+.PHONY: vagrant-dist vagrant-test vagrant-validate vm-test vm-test-here
 
 help:
 	@echo 'make demo    three virtual hosts, containers, names, a killed agent: the main job, end to end'
@@ -76,7 +76,7 @@ e2e: build
 vagrant-dist:
 	@./e2e/need.sh build dist
 	RUSTFLAGS='-C target-feature=+crt-static' $(CARGO) build --release --locked -p weft --target $(HOST)
-	./vagrant/pack.sh $(STATIC)
+	./vagrant/pack.sh target/$(HOST)/release/weft
 
 # Real machines under QEMU, emulated unless VM_ACCEL=kvm. SCENARIO=... runs one. Says so where the machine cannot do it,
 # which fails with REQUIRE_VM=1.
